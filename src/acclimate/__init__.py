@@ -1,0 +1,3 @@
+"""Acclimate: unsupervised domain adaptation for image classification."""
+
+__version__ = "0.1.0"

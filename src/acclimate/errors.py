@@ -1,0 +1,17 @@
+"""The errors a user can mend: each message is one sentence that says what is wrong and what to do."""
+
+
+class AcclimateError(Exception):
+    """Something the user can mend: the command line prints the sentence and exits with 2."""
+
+
+class DataError(AcclimateError):
+    """The source, the target or an image list cannot be used as given."""
+
+
+class OptionError(AcclimateError):
+    """An option has a name or a value that does not exist or does not fit the others."""
+
+
+class DivergedError(AcclimateError):
+    """Training produced a value that is not finite; the message names the term that did."""

@@ -1,0 +1,68 @@
+"""The network a method trains: images, cached maps or cached vectors in, bottleneck features out."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Level: TypeAlias = Literal["vector", "map", "image"]
+
+
+class Network(nn.Module):
+    """An encoder and a bottleneck.
+
+    What the encoder is depends on what the batches hold (`level`): a whole backbone on images, a backbone's last
+    stage on cached maps, or nothing at all (`nn.Identity`) on cached vectors. Methods do not see the difference.
+
+    Args:
+        encoder: From a batch (B, ...) to a map (B, C, H, W), tokens (B, T, C) or vectors (B, C).
+        pool: From the encoder's output to (B, channels); identity where it is a vector already.
+        channels: Length of the pooled vector.
+        bottleneck: Length d of the feature f. A new layer Linear-BatchNorm-ReLU makes it (the networks of TLL);
+            None leaves it out, so d = channels.
+        level: What a batch holds.
+        bf16: Run the encoder in bfloat16; everything after it is float32.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        pool: nn.Module,
+        channels: int,
+        *,
+        bottleneck: int | None = 256,
+        level: Level = "image",
+        bf16: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.pool = pool
+        self.channels = channels
+        self.dim = bottleneck or channels
+        self.level: Level = level
+        self.bf16 = bf16
+        self.bottleneck: nn.Module = nn.Identity()
+        if bottleneck:
+            self.bottleneck = nn.Sequential(nn.Linear(channels, bottleneck), nn.BatchNorm1d(bottleneck), nn.ReLU())
+
+    def map(self, x: Tensor) -> Tensor:
+        """The encoder's output in float32: (B, C, H, W) where there is a map, (B, C) where vectors are cached."""
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            h: Tensor = self.encoder(x)
+        return h.float()
+
+    def embed(self, h: Tensor) -> Tensor:
+        """The feature f (B, d) of a map: pooled, then through the bottleneck."""
+        f: Tensor = self.bottleneck(self.pool(h))
+        return f
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The feature f (B, d) of a batch."""
+        return self.embed(self.map(x))
+
+    def pair(self, x_s: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
+        """The features of both domains from one forward pass, so that they share BatchNorm's statistics."""
+        f_s, f_t = self(torch.cat([x_s, x_t])).split([len(x_s), len(x_t)])
+        return f_s, f_t
