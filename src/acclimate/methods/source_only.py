@@ -1,0 +1,36 @@
+"""Source-only: what adaptation is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from acclimate.data.batches import Labelled, Unlabelled
+from acclimate.features.network import Network
+from acclimate.methods.base import Method, Objective
+
+
+class SourceOnly(Method):
+    """Source-only: train on the labelled source and apply to the target as it is.
+
+    The target is never looked at, not even by BatchNorm: source batches go through the network alone.
+
+        L = CE(classifier(f_s), y_s)
+
+    Differences from the paper: none; the rows of the literature ("ResNet-50") differ in their recipes.
+    """
+
+    def __init__(self, net: Network, num_classes: int) -> None:
+        super().__init__(net, num_classes)
+        self.classifier = nn.Linear(net.dim, num_classes)
+
+    def step(self, s: Labelled, t: Unlabelled) -> Iterator[Objective]:
+        """One objective: the classification of the source."""
+        yield Objective(classification=cross_entropy(self.predict(s.x), s.y))
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Class logits (B, K)."""
+        z: Tensor = self.classifier(self.net(x))
+        return z

@@ -1,0 +1,287 @@
+"""The only training loop. It minimises what a method yields, and knows no method by name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from acclimate.data.batches import Pair
+from acclimate.errors import DivergedError, OptionError
+from acclimate.methods.base import Method, Objective, Stage
+
+TLL_CLOCK = 10_000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a method's objectives are minimised. The defaults are TLL's DANN, with the papers' schedules.
+
+    Both forms of the schedules read one clock, `progress`: in the papers' form it runs from 0 to 1 over the run, in
+    TLL's form it is the step divided by 10,000 however long the run is. So the learning rate
+    lr (1 + decay progress)^-0.75 is lr (1 + 0.001 step)^-0.75 there, and the ramp 2 / (1 + exp(-step / 1000)) - 1.
+
+    Attributes:
+        steps: Steps of the run, over all stages.
+        batch_size: Samples a batch from each domain.
+        lr: Learning rate of new layers.
+        backbone_lr: Multiplier of the learning rate of pretrained layers.
+        momentum: Nesterov momentum.
+        weight_decay: L2 penalty, on every parameter.
+        schedule: "paper", "tll", or "constant" (the learning rate; the ramp is the paper's).
+        decay: See above; 10 is the papers' and TLL's for adversarial methods.
+        clip: Largest norm of an objective's gradient; None leaves it alone.
+        accumulate: Batches whose gradients are averaged into one step.
+    """
+
+    steps: int = 1500
+    batch_size: int = 32
+    lr: float = 0.01
+    backbone_lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 1e-3
+    schedule: Literal["paper", "tll", "constant"] = "paper"
+    decay: float = 10.0
+    clip: float | None = None
+    accumulate: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        for name, least in {"steps": 1, "batch_size": 2, "accumulate": 1}.items():
+            if getattr(self, name) < least:
+                raise OptionError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+        for name in ("lr", "backbone_lr", "momentum", "weight_decay", "decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise OptionError(f"{name} must be a number from 0 up, not {getattr(self, name)}.")
+        if self.momentum >= 1:
+            raise OptionError(f"momentum must be below 1, not {self.momentum}.")
+        if self.clip is not None and not self.clip > 0:
+            raise OptionError(f"clip must be above 0, not {self.clip}.")
+        if self.schedule not in ("paper", "tll", "constant"):
+            raise OptionError(f"schedule must be paper, tll or constant, not {self.schedule!r}.")
+
+    def progress(self, step: int) -> float:
+        """The clock that the schedules read, before step number `step` (from 0)."""
+        return step / (TLL_CLOCK if self.schedule == "tll" else self.steps)
+
+    def lr_factor(self, step: int) -> float:
+        """What step number `step` multiplies every learning rate by."""
+        return 1.0 if self.schedule == "constant" else float((1 + self.decay * self.progress(step)) ** -0.75)
+
+
+class Checkpoint(NamedTuple):
+    """All that training needs to go on, bit for bit: tensors, and where it stood.
+
+    Attributes:
+        tensors: The method's state, the optimiser's state and the state of the random numbers.
+        stage: Number of the stage.
+        step: Steps done, over all stages.
+    """
+
+    tensors: dict[str, Tensor]
+    stage: int
+    step: int
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file; a kill at any moment leaves the old one or the new one."""
+        temporary = path.with_suffix(".tmp")
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
+        save_file(tensors, temporary, metadata={"at": json.dumps({"stage": self.stage, "step": self.step})})
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Checkpoint:
+        """Read what `save` wrote."""
+        with safe_open(path, framework="pt") as file:
+            at = json.loads(file.metadata()["at"])
+            return cls({name: file.get_tensor(name) for name in file.keys()}, **at)  # noqa: SIM118 (not a mapping)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training stands after a step.
+
+    Attributes:
+        stage: The stage's name.
+        step: Steps done, over all stages.
+        steps: Steps of the whole run.
+        terms: The objectives' terms at this step: scalars, detached, on the device. A term that several objectives
+            share has the value of the last.
+        lr: Learning rate of new layers.
+    """
+
+    stage: str
+    step: int
+    steps: int
+    terms: Mapping[str, Tensor]
+    lr: float
+    _state: tuple[Method, torch.optim.Optimizer, int] = field(repr=False)
+
+    def values(self) -> dict[str, float]:
+        """The terms as numbers."""
+        return {name: float(term) for name, term in self.terms.items()}
+
+    def checkpoint(self) -> Checkpoint:
+        """The state to resume from. Take it before training goes on: its tensors are the live ones."""
+        method, optimizer, stage = self._state
+        return Checkpoint(_state_tensors(method, optimizer), stage, self.step)
+
+
+def train(method: Method, data: Pair, recipe: Recipe, resume: Checkpoint | None = None) -> Iterator[Progress]:
+    """Train a method, yielding after every step.
+
+    The caller's loop evaluates, logs, checkpoints or stops. With the same seed of torch's random numbers and the same
+    arguments, two runs on a CPU end with the same bits, interrupted and resumed or not.
+
+    Args:
+        method: Trained in place, and left in training mode.
+        data: Source and target.
+        recipe: How.
+        resume: Go on from here; the method must have been built with the same arguments.
+
+    Yields:
+        Where training stands.
+
+    Raises:
+        DivergedError: A term or a gradient is not finite. The weights are those before the step that showed it.
+    """
+    method.train()
+    optimizer = make_optimizer(method, recipe)
+    done = 0
+    first, start = (resume.stage, resume.step) if resume else (0, 0)
+    for number, (stage, stop) in enumerate(_schedule(method.stages(data), recipe.steps)):
+        if number >= first:
+            if resume and number == first:
+                _restore(method, optimizer, resume.tensors)
+            yield from _run_stage(method, data, recipe, optimizer, (number, stage), max(done, start), stop)
+        done = stop
+
+
+def _schedule(stages: Iterator[Stage], steps: int) -> Iterator[tuple[Stage, int]]:
+    """Each stage with the step at which it ends. Their shares are parts of the whole run and add up to 1."""
+    share = 0.0
+    for stage in stages:
+        share += stage.share
+        yield stage, round(min(share, 1.0) * steps)
+
+
+def _run_stage(
+    method: Method,
+    data: Pair,
+    recipe: Recipe,
+    optimizer: torch.optim.Optimizer,
+    numbered: tuple[int, Stage],
+    start: int,
+    stop: int,
+) -> Iterator[Progress]:
+    number, stage = numbered
+    batches = data.batches(stop * recipe.accumulate, start * recipe.accumulate)
+    for step in range(start, stop):
+        method.progress = recipe.progress(step)
+        factor = recipe.lr_factor(step)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr * group["multiplier"] * factor
+        terms: dict[str, Tensor] = {}
+        # One generator of objectives a batch, advanced in lockstep: the gradients of the same objective are averaged.
+        lockstep = [stage.step(s, t) for s, t in islice(batches, recipe.accumulate)]
+        for objective in lockstep[0]:
+            parameters = _parameters(method, objective)
+            optimizer.zero_grad(set_to_none=True)
+            terms |= _backward(objective, parameters, recipe.accumulate, step)
+            for generator in lockstep[1:]:
+                _backward(next(generator), parameters, recipe.accumulate, step)
+            _check_and_clip(method, parameters, recipe.clip, step)
+            optimizer.step()
+        for generator in lockstep[1:]:  # the code behind the last yield
+            if next(generator, None) is not None:
+                raise RuntimeError(f"{stage.name}: every batch of a step must yield the same number of objectives")
+        yield Progress(stage.name, step + 1, recipe.steps, terms, recipe.lr * factor, (method, optimizer, number))
+
+
+def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.SGD:
+    """SGD with Nesterov momentum over every trainable parameter; pretrained layers have their own learning rate.
+
+    A parameter moves only in the steps whose objective gives it a gradient.
+    """
+    pretrained = {id(p) for module in (method.net.encoder, method.net.pool) for p in module.parameters()}
+    trainable = [p for p in method.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if id(p) in pretrained], "multiplier": recipe.backbone_lr},
+        {"params": [p for p in trainable if id(p) not in pretrained], "multiplier": 1.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=recipe.lr,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
+
+
+def _parameters(method: Method, objective: Objective) -> list[nn.Parameter]:
+    modules: Sequence[nn.Module] = objective.over or (method,)
+    unique = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+    return list(unique.values())
+
+
+def _backward(objective: Objective, parameters: list[nn.Parameter], parts: int, step: int) -> dict[str, Tensor]:
+    """Add the objective's gradient to these parameters alone; returns its terms, detached."""
+    terms = {name: term.detach() for name, term in objective.terms.items()}
+    loss = torch.stack(list(objective.terms.values())).sum()
+    if not torch.isfinite(loss):
+        bad = [name for name, term in terms.items() if not torch.isfinite(term)]
+        raise DivergedError(
+            f"Training diverged at step {step + 1}: {' and '.join(bad) or 'the sum of the terms'} is not finite; "
+            "try a smaller learning rate (--lr) or gradient clipping (--clip 1)."
+        )
+    (loss / parts).backward(inputs=parameters)
+    return terms
+
+
+def _check_and_clip(method: Method, parameters: list[nn.Parameter], clip: float | None, step: int) -> None:
+    grads = [p.grad for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm(grads)
+    if not torch.isfinite(norm):
+        bad = next(name for name, p in method.named_parameters() if p.grad is not None and not p.grad.isfinite().all())
+        raise DivergedError(
+            f"Training diverged at step {step + 1}: the gradient of {bad} is not finite; "
+            "try a smaller learning rate (--lr) or gradient clipping (--clip 1)."
+        )
+    if clip is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+
+
+def _state_tensors(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    names = {id(p): name for name, p in method.named_parameters()}
+    tensors = {f"method/{name}": tensor for name, tensor in method.state_dict().items()}
+    for parameter, state in optimizer.state.items():
+        tensors |= {f"optimizer/{names[id(parameter)]}/{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+    tensors["random/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    return tensors
+
+
+def _restore(method: Method, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    method.load_state_dict({k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")})
+    parameters: Mapping[str, Any] = dict(method.named_parameters())
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer/"):
+            name, entry = key.removeprefix("optimizer/").rsplit("/", 1)
+            optimizer.state[parameters[name]][entry] = tensor.to(parameters[name].device)
+    torch.set_rng_state(tensors["random/cpu"])
+    with contextlib.suppress(KeyError):
+        torch.cuda.set_rng_state(tensors["random/cuda"])
