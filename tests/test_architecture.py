@@ -23,7 +23,8 @@ ORDER = [
     {"reporting"},
     {"model"},
     {"experiment"},
-    {"estimator", "cli", "__main__"},
+    {"estimator", "cli"},
+    {"__main__"},
 ]
 LAYER = {part: level for level, parts in enumerate(ORDER) for part in parts}
 FILES = sorted(ROOT.rglob("*.py"))

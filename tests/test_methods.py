@@ -147,7 +147,9 @@ def test_an_adversary_learns_and_is_played_against(name: str, monkeypatch: pytes
         assert played[k].abs().max() > 0 or k.endswith("bias")  # a bias before BatchNorm has none
         assert torch.allclose(played[k], helped[k], atol=1e-7)
     assert played["net.encoder.weight"].abs().max() > 1e-6
-    assert torch.allclose(played["net.encoder.weight"], -method.ramp * helped["net.encoder.weight"], rtol=1e-3, atol=1e-7)
+    assert torch.allclose(
+        played["net.encoder.weight"], -method.ramp * helped["net.encoder.weight"], rtol=1e-3, atol=1e-7
+    )
 
 
 @every_method

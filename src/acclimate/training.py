@@ -219,7 +219,10 @@ def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.SGD:
     pretrained = {id(p) for module in (method.net.encoder, method.net.pool) for p in module.parameters()}
     trainable = [p for p in method.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trainable if id(p) in pretrained], "multiplier": recipe.backbone_lr},
+        {
+            "params": [p for p in trainable if id(p) in pretrained],
+            "multiplier": recipe.backbone_lr if method.net.pretrained else 1.0,
+        },
         {"params": [p for p in trainable if id(p) not in pretrained], "multiplier": 1.0},
     ]
     return torch.optim.SGD(

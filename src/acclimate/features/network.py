@@ -23,6 +23,7 @@ class Network(nn.Module):
         bottleneck: Length d of the feature f. A new layer Linear-BatchNorm-ReLU makes it (the networks of TLL);
             None leaves it out, so d = channels.
         level: What a batch holds.
+        pretrained: Whether the encoder and the pool come with weights, so that they train at a lower learning rate.
         bf16: Run the encoder in bfloat16; everything after it is float32.
     """
 
@@ -34,6 +35,7 @@ class Network(nn.Module):
         *,
         bottleneck: int | None = 256,
         level: Level = "image",
+        pretrained: bool = True,
         bf16: bool = False,
     ) -> None:
         super().__init__()
@@ -42,16 +44,17 @@ class Network(nn.Module):
         self.channels = channels
         self.dim = bottleneck or channels
         self.level: Level = level
+        self.pretrained = pretrained
         self.bf16 = bf16
         self.bottleneck: nn.Module = nn.Identity()
         if bottleneck:
             self.bottleneck = nn.Sequential(nn.Linear(channels, bottleneck), nn.BatchNorm1d(bottleneck), nn.ReLU())
 
     def map(self, x: Tensor) -> Tensor:
-        """The encoder's output in float32: (B, C, H, W) where there is a map, (B, C) where vectors are cached."""
+        """The encoder's output, never in bfloat16: (B, C, H, W) if there is a map, (B, C) if vectors are cached."""
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             h: Tensor = self.encoder(x)
-        return h.float()
+        return h.float() if self.bf16 else h
 
     def embed(self, h: Tensor) -> Tensor:
         """The feature f (B, d) of a map: pooled, then through the bottleneck."""

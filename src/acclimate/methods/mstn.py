@@ -28,7 +28,8 @@ class MSTN(Method):
         The network, discriminator and schedules are those of TLL's DANN, the features those of its 256-d bottleneck.
         The distance is the mean over all entries of the centroids, as in the authors' code, while the paper prints a
         sum (`reduction="sum"`), K d times larger. A class that a batch lacks keeps its centroid, where the authors'
-        code averages a zero in. The authors' code scales the domain loss by 0.1: `trade_off=0.1`.
+        code averages a zero in. Pseudo-labels come from the batch's own forward pass, in training mode. The authors'
+        code scales the domain loss by 0.1: `trade_off=0.1`.
 
     Args:
         net: The network.

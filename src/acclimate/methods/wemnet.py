@@ -38,7 +38,7 @@ class WEMNet(Method):
         (`w_d="linear"`); the other values keep DANN's MLP. The reversal stands before SEM, since equation 10
         maximises over SEM together with the discriminator. Masks and q carry no gradient. Thresholds are means of
         sigmoid(|W|), as its equations have it, not of |W| as its text says. `mstn=True` is the row
-        WEMNet-dagger, with the centroids on f.
+        WEMNet-dagger, with the centroids on f and pseudo-labels from the classifier on f_hat_d.
 
     Args:
         net: The network.
@@ -51,18 +51,23 @@ class WEMNet(Method):
             layer ("mlp_first", averaged over its rows); the product of the MLP's layers without ("mlp_product") or
             with BatchNorm's scales ("mlp_product_bn"); its last layer ("mlp_penultimate"; ENC_d then leads to its
             width).
-        mask: "weight" as above, or "random": the same number of channels at fixed random places, a control.
+        mask: "weight" as above, or "random": the same number of channels at random places that never
+            change, a control.
         dec_init: "default", or "zero" so that f_hat_d = f and f_hat_c = r at first.
         activation: After ENC_d and ENC_c: "none" or "relu".
         grl: The reversal stands "before_sem", or "after_sem", where SEM plays against the discriminator.
         scores: The target's q is predicted from "f_hat_d" or from "f".
-        detach_scores: No gradient through q.
+        detach_scores: No gradient through q. With one, the adversarial loss reaches the classifier, DIM and the network
+            by q without a reversal, if that stands "before_sem".
         centroids: The feature whose centroids `mstn` compares: "f", "f_hat_d" or "f_hat_c".
         semantic_weight: Weight of the semantic loss, times the ramp.
         theta: Weight of the past in the moving centroids.
         reduction: How the distance of the centroids is taken: "mean" or "sum".
         hidden: Width of the discriminator when it is an MLP.
     """
+
+    rank_d: Tensor
+    rank_c: Tensor
 
     def __init__(
         self,
@@ -104,8 +109,8 @@ class WEMNet(Method):
         self.sem = MaskedPart(net.dim, net.dim, relu=relu, zero=zero) if sem else None
         self.centroids = MovingCentroids(num_classes, net.dim, theta) if mstn else None
         # Drawn last, so that a run with random masks starts from the same weights as one without.
-        self.register_buffer("shuffle_d", torch.randperm(width_d))
-        self.register_buffer("shuffle_c", torch.randperm(net.dim))
+        self.register_buffer("rank_d", torch.rand(1, width_d).argsort(1))
+        self.register_buffer("rank_c", torch.rand(num_classes, net.dim).argsort(1))
 
     def step(self, s: Labelled, t: Unlabelled) -> Iterator[Objective]:
         """One objective: classification on f_hat_d, the domain loss on f_hat_c, with `mstn` the semantic loss."""
@@ -139,7 +144,7 @@ class WEMNet(Method):
     def domain_logits(self, x: Tensor) -> dict[str, Tensor]:
         """The discriminator's logits of f ("with f_d"), of f_hat_d ("without f_d") and of f_hat_c.
 
-        Source: equation 12 and table 4; which feature is scored there is not said. q is the prediction here.
+        Source: equation 12 and table 4, which do not say whether SEM comes first. q is the prediction here.
         """
         f = self.net(x)
         f_hat_d = self.ignore_domain(f)
@@ -161,13 +166,17 @@ class WEMNet(Method):
 
     def domain_mask(self) -> Tensor:
         """M_d (1, d): 1 where the discriminator's weight is larger than its mean. Equation 2."""
-        M_d = above_mean(self._discriminator_weight().sigmoid().mean(0, keepdim=True))
-        return M_d[:, self.shuffle_d] if self.random_mask else M_d
+        return self._mask(self._discriminator_weight().sigmoid().mean(0, keepdim=True), self.rank_d)
 
     def class_masks(self) -> Tensor:
         """M_c (K, d): for each class, 1 where its weight is larger than the row's mean. Equation 6."""
-        M_c = above_mean(self.classifier.weight.detach().abs().double().sigmoid())
-        return M_c[:, self.shuffle_c] if self.random_mask else M_c
+        return self._mask(self.classifier.weight.detach().double().abs().sigmoid(), self.rank_c)
+
+    def _mask(self, a: Tensor, rank: Tensor) -> Tensor:
+        M = above_mean(a)
+        if self.random_mask:  # as many channels in a row, at places that do not depend on the weights
+            M = rank < M.sum(1, keepdim=True)
+        return M.to(self.classifier.weight.dtype)
 
     def _discriminator_weight(self) -> Tensor:
         """|W_d| (rows, d) in the reading `w_d`."""
@@ -203,9 +212,9 @@ class MaskedPart(nn.Module):
 
 
 def above_mean(a: Tensor) -> Tensor:
-    """Where `a` (rows, d) in float64 is larger than the mean of its row: 1, else 0, in float32.
+    """Where `a` (rows, d) in float64 is larger than the mean of its row, (rows, d) bool.
 
     The margin is above the rounding of the mean, so that equal entries make a mask of zeros, and far below any
     difference between trained weights.
     """
-    return (a > a.mean(1, keepdim=True) + 1e-12).float()
+    return a > a.mean(1, keepdim=True) + 1e-12

@@ -1,0 +1,482 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+
+from acclimate import reporting
+from acclimate.evaluation import Scores, changes
+from acclimate.reporting import MetricsLog, Screen, read_probabilities, write_json, write_predictions, write_skipped
+from acclimate.track import Track
+
+# Whatever a disk, a list or an archive can hold: any text, and any bytes as Python reads them from a file system.
+nasty = st.text() | st.binary().map(lambda name: name.decode("utf-8", "surrogateescape"))
+
+files = settings(max_examples=30)  # each writes a file and waits for the disk
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return list(csv.reader(file))
+
+
+# Files
+
+
+def test_importing_imports_neither_torch_nor_scikit_learn() -> None:
+    code = "import sys, acclimate.reporting; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_predictions_file(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.csv"
+    write_predictions(path, ["b.png", "a,1.png"], np.array([[0.25, 0.75], [2 / 3, 1 / 3]]), ["path", "=dog()"])
+    assert path.read_bytes().decode() == (
+        "path,predicted,confidence,path,=dog()\r\n"
+        "b.png,=dog(),0.750000,0.250000,0.750000\r\n"
+        '"a,1.png",path,0.666667,0.666667,0.333333\r\n'
+    )
+
+
+@files
+@given(st.lists(nasty, min_size=1, max_size=5), st.lists(nasty, min_size=2, max_size=4))
+def test_predictions_with_nasty_names_read_back(names: list[str], classes: list[str]) -> None:
+    rng = np.random.default_rng(len(names))
+    probabilities = rng.dirichlet(np.ones(len(classes)), len(names))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "predictions.csv"
+        write_predictions(path, names, probabilities, classes)
+        header, *rows = read_csv(path)
+        assert np.allclose(read_probabilities(path), probabilities, rtol=0, atol=5.1e-7)
+    assert header == ["path", "predicted", "confidence", *classes]
+    assert [row[0] for row in rows] == names
+    assert [row[1] for row in rows] == [classes[k] for k in probabilities.argmax(1)]
+    written = np.array([row[2:] for row in rows], dtype=float)
+    assert np.allclose(written[:, 0], probabilities.max(1), rtol=0, atol=5.1e-7)
+    assert np.allclose(written[:, 1:], probabilities, rtol=0, atol=5.1e-7)
+
+
+def test_predictions_without_their_names_are_refused_and_leave_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        write_predictions(tmp_path / "p.csv", ["a"], np.eye(2), ["x", "y"])
+    assert list(tmp_path.iterdir()) == []
+
+
+@files
+@given(st.lists(st.tuples(nasty, nasty), max_size=4))
+def test_skipped_file_reads_back(rows: list[tuple[str, str]]) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "skipped.csv"
+        write_skipped(path, rows)
+        assert [tuple(row) for row in read_csv(path)] == [("path", "reason"), *rows]
+
+
+def test_json_is_readable_by_people(tmp_path: Path) -> None:
+    value = {"z": "Käse", "a": {"confusion": [[1, -2], [3, 4.5e-7]], "none": [], "names": ["[1,", "2]"]}}
+    write_json(tmp_path / "r.json", value)
+    text = (tmp_path / "r.json").read_text(encoding="utf-8")
+    assert json.loads(text) == value
+    assert text.startswith('{\n  "z": "Käse",\n  "a": {\n    "confusion": [\n      [1, -2],\n      [3, 4.5e-07]\n    ]')
+    assert text.endswith("}\n")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | nasty,
+    lambda inner: st.lists(inner) | st.dictionaries(nasty, inner),
+    max_leaves=12,
+)
+
+
+@files
+@given(json_values)
+def test_json_reads_back(value: object) -> None:
+    with TemporaryDirectory() as folder:
+        write_json(Path(folder) / "value.json", value)
+        assert json.loads((Path(folder) / "value.json").read_text(encoding="utf-8")) == value
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_json_refuses_what_json_does_not_have(tmp_path: Path, bad: float) -> None:
+    path = tmp_path / "r.json"
+    write_json(path, {"accuracy": 0.5})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"accuracy": [0.5, bad]})
+    assert json.loads(path.read_text()) == {"accuracy": 0.5}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_replaced_only_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "skipped.csv"
+    write_skipped(path, [("a.png", "truncated")])
+    before = path.read_bytes()
+
+    def rows():  # type: ignore[no-untyped-def]
+        yield "b.png", "truncated"
+        assert len(list(tmp_path.iterdir())) == 2  # the new file grows beside the old one, in the same folder
+        assert path.read_bytes() == before
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_skipped(path, rows())
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_metrics_grow_line_by_line(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    assert log.read() == []
+    log.append(1, {"stage": "adapt", "classification": 0.5})
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "stage": "adapt", "classification": 0.5}\n'
+    log.append(2, {"stage": "adapt", "classification": 0.25})
+    assert [row["classification"] for row in MetricsLog(tmp_path / "metrics.jsonl").read()] == [0.5, 0.25]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        log.append(3, {"classification": math.nan})
+    assert len(log.read()) == 2
+
+
+@pytest.mark.parametrize("half", [b"", b'{"step": 6', '{"step": 6, "class": "Käse'.encode()[:-3]])
+def test_metrics_of_a_resumed_run(tmp_path: Path, half: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = MetricsLog(path)
+    for step in range(1, 6):
+        log.append(step, {"loss": step / 2})
+    path.write_bytes(path.read_bytes() + half)
+    assert [row["step"] for row in MetricsLog(path).read()] == [1, 2, 3, 4, 5]
+    assert path.read_bytes().endswith(half)  # reading repairs nothing: the run may be writing
+
+    resumed = MetricsLog(path, keep_until=3)
+    resumed.append(4, {"loss": 9.0})
+    assert [(row["step"], row["loss"]) for row in resumed.read()] == [(1, 0.5), (2, 1.0), (3, 1.5), (4, 9.0)]
+    assert MetricsLog(path, keep_until=-1).read() == []
+
+
+# The screen
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(reporting, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture(autouse=True)
+def _eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for variable in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(variable, raising=False)
+
+
+def on_terminal(**options: bool) -> tuple[Screen, io.StringIO]:
+    """A screen whose stderr is a terminal, and what it shows there."""
+    screen, shown = Screen(**options), io.StringIO()
+    plain = {"markup": False, "emoji": False, "highlight": False, "color_system": None}
+    screen._stderr = Console(file=shown, force_terminal=True, force_interactive=True, width=80, **plain)
+    screen._bars = reporting._Bars(screen._stderr)
+    return screen, shown
+
+
+NASTY = "[red]a[/red] :smile: [/] {0} {task.id} \x1b[2J\nb"
+SHOWN = "[red]a[/red] :smile: [/] {0} {task.id} \\x1b[2J\\nb"
+
+
+def test_sentences_go_to_stderr_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen.say(NASTY)
+    screen.warn(NASTY)
+    screen.error(NASTY)
+    assert capsys.readouterr() == ("", f"{SHOWN}\nWarning: {SHOWN}\nError: {SHOWN}\n")
+
+
+def test_a_long_sentence_is_one_line_in_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen().say("word " * 60)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_sentence_wraps_between_words_on_a_terminal() -> None:
+    screen, shown = on_terminal()
+    screen.say("word " * 60)
+    assert {word for line in shown.getvalue().splitlines() for word in line.split()} == {"word"}
+    assert max(map(len, shown.getvalue().splitlines())) <= 80
+
+
+def test_a_console_that_cannot_write_a_name_shows_its_code(capsys: pytest.CaptureFixture[str]) -> None:
+    class Ascii(io.StringIO):
+        encoding = "ascii"
+
+    screen = Screen()
+    screen._stdout.file = Ascii()
+    screen.show_scores({"wemnet": Scores(("Käse", "猫" * 40), np.eye(2, dtype=int))})
+    assert "K\\xe4se" in screen._stdout.file.getvalue()
+    assert "\\u732b" in screen._stdout.file.getvalue()
+    assert screen._stdout.file.getvalue().isascii()
+
+
+def test_quiet_leaves_warnings_errors_and_results(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(quiet=True)
+    screen.say("Reading.")
+    assert list(screen.track(range(3), "Reading", 3)) == [0, 1, 2]
+    with screen.progress("Adapting", 3) as meter:
+        meter.update(1, {"loss": 1.0})
+    screen.warn("Odd.")
+    screen.error("Bad.")
+    screen.show_scores({"wemnet": Scores(("a", "b"), np.eye(2, dtype=int))})
+    out, err = capsys.readouterr()
+    assert err == "Warning: Odd.\nError: Bad.\n"
+    assert "Overall" in out
+
+
+def test_json_replaces_the_tables(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    screen = Screen(json=True)
+    screen.show_scores({"wemnet": Scores(("a", "b"), np.eye(2, dtype=int))})
+    screen.show_changes(changes(np.eye(2), np.eye(2)), ("a", "b"), "source_only", "wemnet")
+    screen.show_files(tmp_path)
+    screen.say("Reading.")
+    screen.show_json({"classes": ["Käse"]})
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"classes": ["Käse"]}
+    assert err == "Reading.\n"
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        screen.show_json(math.nan)
+    Screen().show_json({})
+    assert capsys.readouterr().out == ""
+
+
+@given(st.lists(st.integers()))
+def test_track_yields_what_it_is_given(items: list[int]) -> None:
+    track: Track = Screen().track
+    assert list(track(iter(items), "Reading", len(items))) == items
+
+
+def test_a_log_gets_a_line_at_the_start_and_then_one_in_thirty_seconds(
+    capsys: pytest.CaptureFixture[str], clock: Clock
+) -> None:
+    for _ in Screen().track(range(1000), "Reading", 1000):
+        clock.now += 0.125
+    assert capsys.readouterr().err.splitlines() == [
+        "Reading: 0 of 1,000",
+        "Reading: 240 of 1,000 (24 %), 0:01:35 left",
+        "Reading: 480 of 1,000 (48 %), 0:01:05 left",
+        "Reading: 720 of 1,000 (72 %), 0:00:35 left",
+        "Reading: 960 of 1,000 (96 %), 0:00:05 left",
+    ]
+
+
+def test_the_log_of_a_resumed_training(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+    asked = 0
+
+    class Value(float):
+        def __float__(self) -> float:
+            nonlocal asked
+            asked += 1
+            return 0.123456
+
+    with Screen().progress("Adapting", 2000, start=1000) as meter:
+        for step in range(1001, 1101):
+            clock.now += 0.5
+            meter.update(step, {"classification": Value(), "adversarial": 1.5e-9})
+    assert capsys.readouterr().err.splitlines() == [
+        "Adapting: 1,000 of 2,000",
+        "Adapting: 1,060 of 2,000 (53 %), 0:07:50 left; classification 0.123  adversarial 1.5e-09  2.0 steps/s",
+    ]
+    assert asked == 1  # a value on a device is fetched only to be shown
+
+
+def test_short_work_shows_no_bar(clock: Clock) -> None:
+    screen, shown = on_terminal()
+    for _ in screen.track(range(19), "Reading", 19):
+        clock.now += 0.1
+    assert shown.getvalue() == ""
+
+
+def test_long_work_shows_a_bar(clock: Clock) -> None:
+    screen, shown = on_terminal()
+    for _ in screen.track(range(100), NASTY[:35], 100):
+        clock.now += 0.125
+    assert "[red]a[/red] :smile: [/] {0} {task." in shown.getvalue()
+    assert " 16/100 " in shown.getvalue()  # two seconds after the start
+    assert " 100/100 " in shown.getvalue()
+    assert not screen._bars.live.is_started
+    assert screen._bars.tasks == []
+
+
+def test_training_shows_its_terms(clock: Clock) -> None:
+    screen, shown = on_terminal()
+    with screen.progress("Adapting", 100, start=40) as meter:
+        assert screen._bars.tasks[0].completed == 40  # or the time left would count what was done before
+        for step in range(41, 81):
+            clock.now += 0.125
+            meter.update(step, {"classification": step / 3, "adversarial": 0.693147})
+    assert " 56/100 " in shown.getvalue()
+    assert "classification 18.7  adversarial 0.693" in shown.getvalue()
+    assert "steps/s" in shown.getvalue()
+
+
+def test_work_within_work_has_its_own_bar(clock: Clock) -> None:
+    screen, shown = on_terminal()
+    for _ in screen.track(range(4), "Outer", 4):
+        clock.now += 3
+        for _ in screen.track(range(4), "Inner", 4):
+            clock.now += 3
+        assert [task.description for task in screen._bars.tasks] == ["Outer"]
+        assert screen._bars.live.is_started
+    assert "Outer" in shown.getvalue()
+    assert "Inner" in shown.getvalue()
+    assert not screen._bars.live.is_started
+
+
+def test_a_result_shown_under_a_bar_goes_to_stdout(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+    screen, shown = on_terminal(json=True)
+    with screen.progress("Adapting", 10) as meter:
+        clock.now += 5
+        meter.update(1)
+        screen.show_json({"accuracy": 0.5})
+        screen.say("Half way.")
+    assert json.loads(capsys.readouterr().out) == {"accuracy": 0.5}
+    assert "accuracy" not in shown.getvalue()
+    assert "Half way." in shown.getvalue()
+
+
+def test_a_failure_ends_the_bar(clock: Clock) -> None:
+    screen, _ = on_terminal()
+
+    def fail() -> None:
+        with screen.progress("Adapting", 10) as meter:
+            clock.now += 5
+            meter.update(1)
+            assert screen._bars.live.is_started
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert not screen._bars.live.is_started
+    assert screen._bars.tasks == []
+
+
+# Results
+
+NAMES = ("dog", "giraffe", "[b]house")
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> str:
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert max(map(len, out.splitlines())) <= 80
+    return "\n".join(line.rstrip() for line in out.splitlines())
+
+
+def test_scores_before_and_after(capsys: pytest.CaptureFixture[str]) -> None:
+    before = Scores(NAMES, np.array([[600, 400, 0], [0, 0, 0], [1, 1, 2]]))
+    after = Scores(NAMES, np.array([[996, 0, 4], [0, 0, 0], [2, 1, 1]]), n_unknown=12)
+    Screen().show_scores({"source_only": before, "wemnet": after})
+    assert (
+        shown(capsys)
+        == """
+Accuracy on the target in %, 1,004 labelled images
+
+Class           Images  source_only  wemnet  Change
+───────────────────────────────────────────────────
+dog              1,000         60.0    99.6   +39.6
+giraffe              0            -       -       -
+[b]house             4         50.0    25.0   -25.0
+
+Mean per class                 55.0    62.3    +7.3
+Overall          1,004         60.0    99.3   +39.3
+
+Not scored: 12 with no label, or one that is not a class of the source.
+
+Confusion of wemnet: % of a true class (row) by predicted class (column)
+
+               1   2   3
+────────────────────────
+ 1 dog       100   .   0
+ 2 giraffe     .   .   .
+ 3 [b]house   50  25  25"""
+    )
+
+
+def test_scores_of_one_method_have_nothing_to_differ_from(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen().show_scores({"wemnet": Scores(NAMES, np.diag([1, 2, 3]))})
+    text = shown(capsys)
+    assert "Class           Images  wemnet\n" in text
+    assert "Overall              6   100.0\n" in text
+    assert "Not scored" not in text
+
+
+@pytest.mark.parametrize(("K", "digits", "drawn"), [(12, 5, True), (16, 3, True), (20, 3, False), (21, 1, False)])
+def test_a_confusion_matrix_is_drawn_where_it_fits(
+    capsys: pytest.CaptureFixture[str], K: int, digits: int, drawn: bool
+) -> None:
+    confusion = np.random.default_rng(0).integers(10 ** (digits - 1), 10**digits, (K, K))
+    Screen().show_scores({"dann": Scores(tuple(f"a class {k}" for k in range(K)), confusion)})
+    text = shown(capsys)
+    assert ("Confusion of dann" in text) == drawn
+    assert "…" not in text
+
+
+@pytest.mark.parametrize(("K", "drawn"), [(20, True), (21, False)])
+def test_a_confusion_matrix_has_at_most_twenty_classes(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, K: int, drawn: bool
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    Screen().show_scores({"dann": Scores(tuple(map(str, range(K))), np.ones((K, K), dtype=int))})
+    assert ("Confusion of dann" in capsys.readouterr().out) == drawn
+
+
+def test_long_class_names_do_not_squeeze_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    scores = Scores(("n" * 150, "b"), np.array([[10_000, 1], [0, 3]]))
+    Screen().show_scores({"source_only": scores, "wemnet": scores})
+    text = shown(capsys)
+    assert "Images  source_only  wemnet  Change" in text
+    assert text.count("n" * 20) >= 5  # folded in the table; shortened only in the matrix
+    assert f" 1 {'n' * 17} " in text
+
+
+def test_what_changed_without_labels(capsys: pytest.CaptureFixture[str]) -> None:
+    before = np.array([[0.8, 0.2, 0]] * 1100 + [[0.4, 0.6, 0]] * 900)
+    after = np.array([[0.1, 0.9, 0]] * 1900 + [[0.9, 0.1, 0]] * 100)
+    Screen().show_changes(changes(before, after), NAMES, "source_only", "wemnet")
+    assert (
+        "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
+        == """
+Predicted classes of the target's 2,000 images, which have no labels
+
+Class     source_only  wemnet  Change
+─────────────────────────────────────
+dog             1,100     100  -1,000
+giraffe           900   1,900  +1,000
+[b]house            0       0      +0
+
+wemnet predicts another class than source_only for 60.0 % of the images. The mean confidence was 71.0 % and is \
+90.0 %; that is not an accuracy."""
+    )
+
+
+def test_files_of_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name in ("predictions.csv", "model.safetensors", "notes.txt"):
+        (tmp_path / name).touch()
+    Screen().show_files(tmp_path)
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "",
+        f"Written to {tmp_path}",
+        "  predictions.csv    the target's images: class, confidence, probabilities",
+        "  model.safetensors  the model's weights",
+    ]
