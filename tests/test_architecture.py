@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import acclimate
+from acclimate import methods
 
 ROOT = Path(acclimate.__file__).parent
 ORDER = [
@@ -68,7 +69,7 @@ def test_the_trainer_knows_no_method() -> None:
     text = (ROOT / "training.py").read_text()
     assert "isinstance(method" not in text
     assert "hasattr" not in text
-    assert not [name for name in acclimate.methods.names() if f'"{name}"' in text]
+    assert not [name for name in methods.names() if f'"{name}"' in text]
 
 
 def test_importing_the_package_or_its_command_line_imports_no_torch() -> None:

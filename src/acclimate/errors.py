@@ -5,11 +5,11 @@ class AcclimateError(Exception):
     """Something the user can mend: the command line prints the sentence and exits with 2."""
 
 
-class DataError(AcclimateError):
+class DataError(AcclimateError, ValueError):
     """The source, the target or an image list cannot be used as given."""
 
 
-class OptionError(AcclimateError):
+class OptionError(AcclimateError, ValueError):
     """An option has a name or a value that does not exist or does not fit the others."""
 
 

@@ -250,7 +250,7 @@ def _backward(objective: Objective, parameters: list[nn.Parameter], parts: int, 
             f"Training diverged at step {step + 1}: {' and '.join(bad) or 'the sum of the terms'} is not finite; "
             "try a smaller learning rate (--lr) or gradient clipping (--clip 1)."
         )
-    (loss / parts).backward(inputs=parameters)
+    torch.autograd.backward(loss / parts, inputs=parameters)
     return terms
 
 

@@ -20,14 +20,14 @@ class Labelled(NamedTuple):
 
     x: Tensor
     y: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody calls
 
 
 class Unlabelled(NamedTuple):
     """A target batch: x (B, ...) inputs, index (B,) int64 positions in the target."""
 
     x: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
 
 
 class Inputs(Protocol):
@@ -72,7 +72,7 @@ def draw(n: int, batch_size: int, step: int, seed: tuple[int, ...]) -> Indices:
     per_pass = max(n // batch_size, 1)
     number, position = divmod(step, per_pass)
     order = _order(n, max(n, batch_size), (*seed, number))
-    return order[position * batch_size : (position + 1) * batch_size]
+    return order[position * batch_size : (position + 1) * batch_size].copy()
 
 
 @lru_cache(maxsize=4)  # both domains' current pass and, while prefetching, the next one

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import heapq
+import io
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from acclimate.data.batches import Indices
+from acclimate.errors import DataError
+
 Items: TypeAlias = tuple[Path, ...] | npt.NDArray[np.generic]
+Kind: TypeAlias = Literal["files", "images", "vectors"]
+Labels: TypeAlias = tuple[str | None, ...]
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})  # archives and network disks keep thumbnails in these
+ARRAY_FORMS = "uint8 images (N, H, W) or (N, H, W, 1, 3 or 4), or float vectors (N, D)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +37,7 @@ class Domain:
     """Images or feature vectors of one setting, without labels.
 
     Attributes:
-        items: Image files, or an array: uint8 images (N, H, W) or (N, H, W, 3), or float vectors (N, D).
+        items: Image files, or an array: uint8 images (N, H, W) or (N, H, W, 3 or 4), or float vectors (N, D).
         names: One name an item, as found: the path below the folder, the path in the list, or the row's number.
         origin: What the user named, for messages.
     """
@@ -28,6 +48,33 @@ class Domain:
 
     def __len__(self) -> int:
         return len(self.items)
+
+    @property
+    def kind(self) -> Kind:
+        """What the items are: image files, images in an array, or feature vectors."""
+        if isinstance(self.items, tuple):
+            return "files"
+        return "vectors" if self.items.ndim == 2 else "images"
+
+    def select(self, keep: Sequence[int] | Indices) -> Domain:
+        """The domain of the items at the positions `keep`, in that order."""
+        positions = [int(i) for i in keep]
+        items = tuple(self.items[i] for i in positions) if isinstance(self.items, tuple) else self.items[positions]
+        return Domain(items, tuple(self.names[i] for i in positions), self.origin)
+
+    def fingerprint(self) -> str:
+        """A sha256 in hex that changes with the data.
+
+        Files count by their resolved path, size and time of change, so that nothing is read; arrays by their bytes.
+        """
+        digest = hashlib.sha256()
+        if isinstance(self.items, tuple):
+            for record in _file_records(self.items):
+                digest.update(record)
+        else:
+            digest.update(f"{self.items.dtype.str} {self.items.shape}".encode())
+            digest.update(np.ascontiguousarray(self.items).reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,3 +90,362 @@ class LabelledDomain:
     domain: Domain
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.domain)
+
+    def select(self, keep: Sequence[int] | Indices) -> LabelledDomain:
+        """The items at the positions `keep`, in that order, with all the classes."""
+        positions = np.asarray(keep, dtype=np.int64)
+        return LabelledDomain(self.domain.select(positions), self.labels[positions], self.classes)
+
+
+def read_source(spec: str | Path) -> LabelledDomain:
+    """Reads labelled images or vectors.
+
+    Args:
+        spec: A folder of class folders, whose images may lie deeper; an image list (.txt, `path label` a line); a CSV
+            with the columns `path` and `label`; or an .npz with `x` and `y`. Paths are relative to the file's folder.
+
+    Raises:
+        DataError: `spec` cannot be read, is not completely labelled or has fewer than two classes.
+    """
+    domain, labels = _read(Path(spec), need_labels=True)
+    return labelled(domain, labels)
+
+
+def read_target(spec: str | Path) -> Domain:
+    """Reads images or vectors and forgets any labels they have.
+
+    Args:
+        spec: What `read_source` takes, with labels or without, or a folder that holds images at any depth.
+
+    Raises:
+        DataError: `spec` cannot be read or holds nothing.
+    """
+    return _read(Path(spec), need_labels=False)[0]
+
+
+def class_names(spec: str | Path) -> Labels:
+    """The labels of a target, one for each of `read_target(spec).names`, None where an item has none.
+
+    For `acclimate.evaluation` alone: nothing that trains may call it. In a folder, an image's label is the name of the
+    top-level folder it lies in, whether or not that is a class.
+
+    Raises:
+        DataError: `spec` cannot be read or holds nothing.
+    """
+    return _read(Path(spec), need_labels=False)[1]
+
+
+def domain_of(x: npt.NDArray[np.generic] | Iterable[str | Path], origin: str = "x") -> Domain:
+    """The domain of what a Python caller has: an array or the paths of image files.
+
+    Args:
+        x: uint8 images (N, H, W) or (N, H, W, 1, 3 or 4), float vectors (N, D), or paths.
+        origin: What messages call it.
+
+    Raises:
+        DataError: `x` is empty, of another type or shape, not finite, or names a file that does not exist.
+    """
+    if isinstance(x, np.ndarray) and x.dtype.kind not in "OU":
+        return _array_domain(x, origin)
+    paths = list(x)
+    if not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise DataError(f"{origin} holds neither paths nor arrays that fit: give image paths, {ARRAY_FORMS}.")
+    with _reading(origin):
+        return _file_domain([os.fspath(path) for path in paths], Path(), origin)
+
+
+def labelled(domain: Domain, y: Iterable[object]) -> LabelledDomain:
+    """`domain` with its labels `y` (N,); the classes are their texts, sorted as numbers if all are integers.
+
+    Raises:
+        DataError: The lengths differ, or there are fewer than two classes.
+    """
+    names = [str(label) for label in y]
+    if len(names) != len(domain):
+        raise DataError(f"{domain.origin} has {len(domain):,} items but {len(names):,} labels: give one label an item.")
+    classes = sorted_classes(names)
+    if len(classes) < 2:
+        raise DataError(
+            f"{domain.origin} has only the class '{classes[0]}': give at least two classes; if it is a folder whose "
+            "class folders lie deeper, name the folder that holds them."
+        )
+    position = {name: i for i, name in enumerate(classes)}
+    return LabelledDomain(domain, np.array([position[name] for name in names], dtype=np.int64), classes)
+
+
+def sorted_classes(names: Iterable[str]) -> tuple[str, ...]:
+    """The distinct names, sorted as numbers if all are integers, else alphabetically."""
+    distinct = sorted(set(names))
+    numeric = all(re.fullmatch(r"-?\d{1,18}", name) for name in distinct)
+    return tuple(sorted(distinct, key=int) if numeric else distinct)
+
+
+def check_pair(source: LabelledDomain, target: Domain) -> None:
+    """Checks that one run can use the two together.
+
+    Raises:
+        DataError: They are of different kinds, their vectors differ in length, or they share data.
+    """
+    _check_kinds(source.domain, target)
+    shared = _shared(source.domain, target)
+    if shared:
+        raise DataError(
+            f"{shared:,} of the {len(target):,} items of the target {target.origin} are also in the source "
+            f"{source.domain.origin}: give two domains that share nothing."
+        )
+
+
+def _check_kinds(source: Domain, target: Domain) -> None:
+    if (source.kind == "vectors") != (target.kind == "vectors"):
+        vectors, images = (source, target) if source.kind == "vectors" else (target, source)
+        raise DataError(
+            f"{vectors.origin} holds feature vectors but {images.origin} holds images: give two of the same kind."
+        )
+    if isinstance(source.items, tuple) or isinstance(target.items, tuple) or source.kind == "images":
+        return
+    d_s, d_t = source.items.shape[1], target.items.shape[1]
+    if d_s != d_t:
+        raise DataError(
+            f"The vectors of {source.origin} have {d_s:,} values and those of {target.origin} have {d_t:,}: "
+            "compute both with the same features."
+        )
+
+
+def _shared(source: Domain, target: Domain) -> int:
+    """How many of the target's items are also in the source: files by identity, arrays only as a whole."""
+    if isinstance(source.items, tuple) and isinstance(target.items, tuple):
+        known = {_identity(path) for path in source.items}
+        return sum(_identity(path) in known for path in target.items)
+    same = source.kind == target.kind and source.fingerprint() == target.fingerprint()
+    return len(target) if same else 0
+
+
+def _identity(path: Path) -> tuple[int, int] | Path:
+    """What two names of one file have in common, whatever links lead to it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return path
+    return status.st_dev, status.st_ino
+
+
+def _file_records(paths: Sequence[Path]) -> Iterator[bytes]:
+    resolve = cache(os.path.realpath)  # a folder once, not a file: resolving takes longer than all the rest
+    for path in paths:
+        folder, name = os.path.split(path)
+        try:
+            status = os.stat(path)  # noqa: PTH116 (a Path takes longer)
+            state = f"{status.st_size} {status.st_mtime_ns}"
+        except OSError:
+            state = "gone"
+        yield os.fsencode(f"{resolve(folder)}/{name}\0{state}\0")
+
+
+@contextmanager
+def _reading(origin: str) -> Iterator[None]:
+    """Turns what the operating system refuses into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or origin} cannot be read ({error.strerror or error}): check that you may open it."
+        ) from error
+
+
+def _read(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
+    readers = {".txt": _read_list, ".csv": _read_csv, ".npz": _read_arrays}
+    with _reading(str(path)):
+        if not path.exists():
+            raise DataError(f"{path} does not exist: check the path.")
+        if path.is_dir():
+            return _read_folder(path, need_labels)
+        if path.suffix.lower() not in readers:
+            raise DataError(
+                f"{path} is not a form of data that can be read: "
+                "give a folder, an image list (.txt), a CSV (.csv) or arrays (.npz)."
+            )
+        return readers[path.suffix.lower()](path, need_labels)
+
+
+def _read_folder(folder: Path, need_labels: bool) -> tuple[Domain, Labels]:
+    found = _images_below(folder)
+    if not found:
+        raise DataError(f"{folder} holds no images: name a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files.")
+    labels = tuple(_printable(name.partition("/")[0]) if "/" in name else None for name in found)
+    if need_labels:
+        _check_class_folders(folder, found, labels)
+    items = tuple(folder / name for name in found)
+    return Domain(items, tuple(_printable(name) for name in found), str(folder)), labels
+
+
+def _check_class_folders(folder: Path, found: Sequence[str], labels: Labels) -> None:
+    loose = [name for name, label in zip(found, labels, strict=True) if label is None]
+    if len(loose) == len(found):
+        raise DataError(
+            f"{folder} holds {len(found):,} images but no class folders: "
+            "put the images of each class into a folder with the name of the class."
+        )
+    if loose:
+        raise DataError(
+            f"{folder} holds {len(loose):,} images outside its class folders, for example '{_printable(loose[0])}': "
+            "move each into the folder of its class."
+        )
+    for name in sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _ignored(entry.name)):
+        if _printable(name) not in labels:
+            raise DataError(f"The class folder {folder / name} holds no image: add images to it or remove it.")
+
+
+def _images_below(folder: Path) -> list[str]:
+    """The paths of the images below `folder`, with slashes, sorted by their parts.
+
+    Each folder is read once, so links may form cycles. Links wait until the rest is read: a folder that a link also
+    leads to keeps its own name.
+    """
+    found: list[str] = []
+    read: set[tuple[int, int]] = set()
+    waiting = [(False, "")]
+    while waiting:
+        prefix = heapq.heappop(waiting)[1]
+        status = (folder / prefix).stat()
+        if (status.st_dev, status.st_ino) in read:
+            continue
+        read.add((status.st_dev, status.st_ino))
+        with os.scandir(folder / prefix) as entries:
+            for entry in entries:
+                if _ignored(entry.name):
+                    continue
+                is_link = entry.is_symlink()
+                if entry.is_dir(follow_symlinks=False) or (is_link and Path(entry).is_dir()):
+                    heapq.heappush(waiting, (is_link, f"{prefix}{entry.name}/"))
+                elif _is_image(entry.name) and (is_link or entry.is_file()):
+                    found.append(prefix + entry.name)
+    return sorted(found, key=lambda name: name.split("/"))
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a Path takes longer)
+
+
+def _printable(name: str) -> str:
+    """A file name that can be written as UTF-8, whatever bytes the disk has."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _read_list(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
+    rows = []
+    for number, line in enumerate(io.StringIO(_text(path), newline=None), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        name, label = _split_line(line.strip())
+        if "\0" in name or (need_labels and label is None):
+            raise DataError(f"Line {number} of {path} is not a path and a label: write 'path label'.")
+        rows.append((name, label))
+    return _listed_domain(path, rows)
+
+
+def _split_line(line: str) -> tuple[str, str | None]:
+    """The path, which may hold blanks, and the label, which is the last token unless the path ends there."""
+    name, *label = line.rsplit(maxsplit=1)
+    if label and not _is_image(label[0]):
+        return name, label[0]
+    return line, None
+
+
+def _read_csv(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), skipinitialspace=True)
+    rows = []
+    try:
+        columns = [column.strip() for column in reader.fieldnames or ()]
+        for column in ("path", "label") if need_labels else ("path",):
+            if column not in columns:
+                raise DataError(
+                    f"{path} has no column '{column}': begin it with a header line that names it, such as 'path,label'."
+                )
+        reader.fieldnames = columns
+        for row in reader:
+            name, label = (row["path"] or "").strip(), (row.get("label") or "").strip() or None
+            if not name or "\0" in name or (need_labels and label is None):
+                raise DataError(f"Line {reader.line_num} of {path} lacks a path or a label: complete or remove it.")
+            rows.append((name, label))
+    except csv.Error as error:
+        raise DataError(f"Line {reader.line_num} of {path} is not CSV ({error}): correct it.") from error
+    return _listed_domain(path, rows)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: save it with that encoding.") from error
+
+
+def _listed_domain(path: Path, rows: Sequence[tuple[str, str | None]]) -> tuple[Domain, Labels]:
+    domain = _file_domain([name for name, _ in rows], path.parent, str(path))
+    return domain, tuple(label for _, label in rows)
+
+
+def _file_domain(names: Sequence[str], folder: Path, origin: str) -> Domain:
+    """The domain of the files that `names` gives relative to `folder`."""
+    if not names:
+        raise DataError(f"{origin} names no images: list at least one.")
+    items = tuple(folder / name for name in names)
+    missing = [path for path in items if not path.is_file()]
+    if missing:
+        raise DataError(
+            f"{len(missing):,} of the {len(items):,} files that {origin} names cannot be found, "
+            f"the first is {missing[0]}: correct the paths, which start from {folder.resolve()}."
+        )
+    return Domain(items, tuple(_printable(name) for name in names), origin)
+
+
+def _read_arrays(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
+    arrays = _load_arrays(path)
+    for name in ("x", "y") if need_labels else ("x",):
+        if name not in arrays:
+            raise DataError(f"{path} has no array '{name}': save it with numpy.savez(file, x=..., y=...).")
+    domain = _array_domain(arrays["x"], str(path))
+    return domain, _array_labels(arrays["y"], domain) if "y" in arrays else (None,) * len(domain)
+
+
+def _load_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise DataError(f"{path} is not an .npz file: save it with numpy.savez(file, x=..., y=...).")
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: np.asarray(arrays[name]) for name in ("x", "y") if name in arrays}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} holds an array that cannot be loaded: save it again as plain numbers or text, without objects."
+        ) from error
+
+
+def _array_domain(x: npt.NDArray[np.generic], origin: str) -> Domain:
+    is_image = x.dtype == np.uint8 and (x.ndim == 3 or (x.ndim == 4 and x.shape[3] in (1, 3, 4)))
+    is_vector = np.issubdtype(x.dtype, np.floating) and x.ndim == 2
+    if not (is_image or is_vector):
+        raise DataError(f"The array x of {origin} is {x.dtype} of shape {x.shape}: give {ARRAY_FORMS}.")
+    if x.size == 0:
+        raise DataError(f"The array x of {origin} is empty, its shape is {x.shape}: give at least one item.")
+    if is_vector and not np.isfinite(x).all():
+        row = int(np.argwhere(~np.isfinite(x))[0, 0])
+        raise DataError(f"The array x of {origin} has NaN or infinite values, first in row {row}: remove them.")
+    items = x[..., 0] if x.ndim == 4 and x.shape[3] == 1 else x
+    return Domain(items, tuple(map(str, range(len(x)))), origin)
+
+
+def _array_labels(y: npt.NDArray[np.generic], domain: Domain) -> tuple[str, ...]:
+    if y.dtype.kind not in "iuU" or y.ndim != 1:
+        raise DataError(
+            f"The array y of {domain.origin} is {y.dtype} of shape {y.shape}: give one integer or text an item."
+        )
+    if len(y) != len(domain):
+        raise DataError(f"{domain.origin} has {len(domain):,} items in x but {len(y):,} labels in y: give one an item.")
+    return tuple(str(label) for label in y)

@@ -134,7 +134,7 @@ def check_option(name: str, key: str) -> Option:
 
 
 def _parse(text: str, option: Option, name: str) -> Any:
-    words = {"true": True, "false": False} if bool in option.types else {}
+    words: dict[str, bool | None] = {"true": True, "false": False} if bool in option.types else {}
     words |= {"none": None} if NoneType in option.types else {}
     if text.lower() in words:
         return words[text.lower()]

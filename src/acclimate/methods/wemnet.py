@@ -114,9 +114,10 @@ class WEMNet(Method):
 
     def step(self, s: Labelled, t: Unlabelled) -> Iterator[Objective]:
         """One objective: classification on f_hat_d, the domain loss on f_hat_c, with `mstn` the semantic loss."""
+        B = [len(s.x), len(t.x)]
         f = torch.cat(self.net.pair(s.x, t.x))  # (2B, d)
         f_hat_d = self.ignore_domain(f)  # (2B, d)
-        z_s, z_t = self.classifier(f_hat_d).split([len(s.x), len(t.x)])  # (B, K)
+        z_s, z_t = torch.split(self.classifier(f_hat_d), B)  # (B, K)
 
         p_t = (z_t if self.scores == "f_hat_d" else self.classifier(f[len(s.x) :])).softmax(1)  # (B, K)
         q = torch.cat([F.one_hot(s.y, self.num_classes), p_t.detach() if self.detach_scores else p_t])  # (2B, K)
@@ -127,11 +128,11 @@ class WEMNet(Method):
 
         terms = {
             "classification": F.cross_entropy(z_s, s.y),
-            "adversarial": self.trade_off * domain_loss(self.critic, *f_hat_c.split([len(s.x), len(t.x)])),
+            "adversarial": self.trade_off * domain_loss(self.critic, *torch.split(f_hat_c, B)),
         }
         if self.centroids is not None:
             read = {"f": lambda: f, "f_hat_d": lambda: f_hat_d, "f_hat_c": lambda: self.enhance_semantics(f, q)}
-            h_s, h_t = read[self.centroids_of]().split([len(s.x), len(t.x)])  # (B, d)
+            h_s, h_t = torch.split(read[self.centroids_of](), B)  # (B, d)
             C_s, C_t = self.centroids(h_s, s.y, h_t, z_t.argmax(1))  # (K, d)
             terms["semantic"] = self.ramp * self.semantic_weight * semantic_loss(C_s, C_t, self.reduction)
         yield Objective(**terms)
@@ -180,17 +181,23 @@ class WEMNet(Method):
 
     def _discriminator_weight(self) -> Tensor:
         """|W_d| (rows, d) in the reading `w_d`."""
-        first, *rest = (m for m in self.critic.layers if not isinstance(m, nn.ReLU))
-        weight = [m.weight.detach().double() for m in (first, *rest)]
+        linear = [m for m in self.critic.layers if isinstance(m, nn.Linear)]
+        weight = [m.weight.detach().double() for m in linear]  # (h, d), (h, h), (1, h), or (1, d) alone
         if self.w_d in ("linear", "mlp_first"):
             return weight[0].abs()
         if self.w_d == "mlp_penultimate":
             return weight[-1].abs()
-        W_1, W_2, W_3 = weight[0], weight[2], weight[4]  # (h, d), (h, h), (1, h); BatchNorm's between them
+        W_1, W_2, W_3 = weight
         if self.w_d == "mlp_product_bn":
-            scale = [m.weight / (m.running_var + m.eps).sqrt() for m in rest if isinstance(m, nn.BatchNorm1d)]
-            W_1, W_2 = scale[0].detach()[:, None] * W_1, scale[1].detach()[:, None] * W_2
+            norm_1, norm_2 = (m for m in self.critic.layers if isinstance(m, nn.BatchNorm1d))
+            W_1, W_2 = _scale(norm_1)[:, None] * W_1, _scale(norm_2)[:, None] * W_2
         return (W_3 @ W_2 @ W_1).abs()
+
+
+def _scale(norm: nn.BatchNorm1d) -> Tensor:
+    """What BatchNorm multiplies each channel by in evaluation, (h,)."""
+    assert norm.running_var is not None  # it keeps statistics
+    return norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
 
 
 class MaskedPart(nn.Module):

@@ -1,0 +1,363 @@
+"""The command line. `--help` imports no torch, so it answers at once; each command imports what it needs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+import acclimate
+from acclimate import methods
+from acclimate.errors import AcclimateError
+
+if TYPE_CHECKING:
+    from acclimate.reporting import Screen
+
+DATA_FORMS = (
+    "a folder of class folders, an image list (.txt, a line each: path label), a CSV with the columns path and label, "
+    "or an .npz with x and y"
+)
+app = typer.Typer(
+    name="acclimate",
+    help="Adapt an image classifier to a new domain, without labels there.\n\n"
+    "Begin with [bold]acclimate demo[/bold], then [bold]acclimate fit --source DIR --target DIR --out DIR[/bold].",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar="ACCLIMATE_DEBUG")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that fit wrote with --out.")]
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    """What all commands share."""
+    if version:
+        typer.echo(f"acclimate {acclimate.__version__}")
+        raise typer.Exit
+
+
+@app.command(rich_help_panel="Adapt")
+def fit(
+    source: Annotated[str, typer.Option(help=f"Labelled images: {DATA_FORMS}.", rich_help_panel="Data")],
+    target: Annotated[
+        str,
+        typer.Option(
+            help="Images of the domain to adapt to, in the same forms or as a flat folder. Labels in it, if any, are "
+            "used to measure the result and for nothing else.",
+            rich_help_panel="Data",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The run directory to write.", rich_help_panel="Data")],
+    method: Annotated[
+        str, typer.Option(help="The method; acclimate methods lists them.", rich_help_panel="Method")
+    ] = "wemnet",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="OPTION=VALUE", help="A method's option. Repeatable.", rich_help_panel="Method"),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare", help="Train source-only too, and show what adaptation gained.", rich_help_panel="Method"
+        ),
+    ] = False,
+    backbone: Annotated[
+        str, typer.Option(help="The network; acclimate backbones lists them.", rich_help_panel="Network")
+    ] = "efficientnet_lite0",
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="A file of weights for it: .safetensors, .pth or .pt.", rich_help_panel="Network"),
+    ] = None,
+    tune: Annotated[
+        Literal["auto", "head", "top", "all"],
+        typer.Option(
+            help="Train the head on frozen features that are computed once, the backbone's top stage as well, or all "
+            "of it. auto: head on a CPU, all on a GPU and for networks without pretrained weights.",
+            rich_help_panel="Network",
+        ),
+    ] = "auto",
+    bottleneck: Annotated[
+        int,
+        typer.Option(
+            help="Length of the feature that methods work on; 0: the backbone's own.", rich_help_panel="Network"
+        ),
+    ] = 256,
+    augment: Annotated[
+        Literal["auto", "none", "flip", "crop", "crop+flip"],
+        typer.Option(
+            help="Random views in training. Cached features know none and flip. auto: crop+flip where a pretrained "
+            "backbone is trained, else none.",
+            rich_help_panel="Network",
+        ),
+    ] = "auto",
+    steps: Annotated[int, typer.Option(help="Steps of training.", rich_help_panel="Training")] = 1500,
+    batch_size: Annotated[int, typer.Option(help="Images a step from each domain.", rich_help_panel="Training")] = 32,
+    lr: Annotated[float, typer.Option(help="Learning rate of new layers.", rich_help_panel="Training")] = 0.01,
+    backbone_lr: Annotated[
+        float, typer.Option(help="Multiplier of it for pretrained layers.", rich_help_panel="Training")
+    ] = 0.1,
+    momentum: Annotated[float, typer.Option(help="Nesterov momentum.", rich_help_panel="Training")] = 0.9,
+    weight_decay: Annotated[float, typer.Option(help="Weight decay.", rich_help_panel="Training")] = 1e-3,
+    schedule: Annotated[
+        Literal["paper", "tll", "constant"],
+        typer.Option(
+            help="How the learning rate falls and the adaptation sets in: over the run (paper), over a fixed number of "
+            "steps as in Transfer-Learning-Library (tll), or a constant rate.",
+            rich_help_panel="Training",
+        ),
+    ] = "paper",
+    decay: Annotated[
+        float, typer.Option(help="a of the learning rate lr (1 + a progress)^-0.75.", rich_help_panel="Training")
+    ] = 10.0,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of a gradient.", rich_help_panel="Training")] = None,
+    accumulate: Annotated[
+        int, typer.Option(help="Batches whose gradients are averaged into a step.", rich_help_panel="Training")
+    ] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel="Training")] = 0,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.", rich_help_panel="Machine")
+    ] = "auto",
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        typer.Option(help="Of the backbone. auto: bf16 where the hardware is made for it.", rich_help_panel="Machine"),
+    ] = "auto",
+    checkpoint_seconds: Annotated[
+        float, typer.Option(help="Seconds between checkpoints.", rich_help_panel="Machine")
+    ] = 10.0,
+    allow_class_mismatch: Annotated[
+        bool,
+        typer.Option(
+            "--allow-class-mismatch",
+            help="Accept a labelled target whose classes are not the source's.",
+            rich_help_panel="Data",
+        ),
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Delete an earlier run in --out first.", rich_help_panel="Data")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Adapt a classifier from a labelled source to an unlabelled target.
+
+    The same command goes on where an interrupted run stopped.
+    """
+
+    def work(screen: Screen) -> None:
+        from acclimate import experiment
+        from acclimate.training import Recipe
+
+        recipe = Recipe(
+            steps=steps,
+            batch_size=batch_size,
+            lr=lr,
+            backbone_lr=backbone_lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            schedule=schedule,
+            decay=decay,
+            clip=clip,
+            accumulate=accumulate,
+        )
+        settings = experiment.Settings(
+            source=source,
+            target=target,
+            method=method,
+            options=methods.parse_options(method, set_ or []),
+            backbone=backbone,
+            weights=str(weights) if weights else None,
+            tune=tune,
+            bottleneck=bottleneck or None,
+            augment=augment,
+            recipe=recipe,
+            seed=seed,
+            device=device,
+            precision=precision,
+            allow_class_mismatch=allow_class_mismatch,
+            checkpoint_seconds=checkpoint_seconds,
+        )
+        record = experiment.fit(settings, out, screen, compare=compare, overwrite=overwrite)
+        experiment.show(record, out, screen)
+
+    _run(work, json=json, quiet=quiet, debug=debug)
+
+
+@app.command(rich_help_panel="Adapt")
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the images and the runs are written.")] = Path("runs/demo"),
+    method: Annotated[str, typer.Option(help="The method.")] = "wemnet",
+    steps: Annotated[int, typer.Option(help="Steps of training.")] = 600,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Adapt from 1,797 scanned digits (UCI) to 5,000 of MNIST, in about a minute and without a download.
+
+    The digits are written as folders of images, and take the way that your own folders would.
+    """
+
+    def work(screen: Screen) -> None:
+        from acclimate import experiment
+        from acclimate.data.digits import write_digits
+        from acclimate.training import Recipe
+
+        source, target = write_digits(out / "images")
+        settings = experiment.Settings(
+            source=str(source),
+            target=str(target),
+            method=method,
+            options=methods.parse_options(method, []),
+            backbone="digits_cnn",
+            recipe=Recipe(steps=steps),
+        )
+        record = experiment.fit(settings, out / method, screen, compare=True)
+        experiment.show(record, out / method, screen)
+
+    _run(work, json=json, quiet=quiet, debug=debug)
+
+
+@app.command(rich_help_panel="Use")
+def predict(
+    run: Run,
+    data: Annotated[str, typer.Argument(metavar="DATA", help=f"The images: a folder, or {DATA_FORMS}.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write: path, predicted, confidence, one column a class.")],
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Classify images with a model that fit has made."""
+
+    def work(screen: Screen) -> None:
+        from acclimate import experiment
+
+        result = experiment.predict_images(run, data, out, screen, device=device)
+        screen.say(f"{result['items']:,} predictions are in {out}.")
+        screen.show_json(result)
+
+    _run(work, json=json, quiet=quiet, debug=debug)
+
+
+@app.command(rich_help_panel="Use")
+def evaluate(
+    run: Run,
+    data: Annotated[str, typer.Argument(metavar="LABELLED", help=f"Labelled images: {DATA_FORMS}.")],
+    allow_class_mismatch: Annotated[
+        bool, typer.Option("--allow-class-mismatch", help="Score the classes that the model and the data share.")
+    ] = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a model on labelled images."""
+
+    def work(screen: Screen) -> None:
+        from acclimate import experiment
+
+        name, scores = experiment.evaluate_images(run, data, screen, device=device, allow_mismatch=allow_class_mismatch)
+        screen.show_scores({name: scores})
+        screen.show_json(scores.as_dict())
+
+    _run(work, json=json, quiet=quiet, debug=debug)
+
+
+@app.command("methods", rich_help_panel="Look up")
+def list_methods(
+    name: Annotated[str | None, typer.Argument(help="Show this method's description and options.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the methods, or describe one."""
+
+    def work(screen: Screen) -> None:
+        described = [methods.describe(n) for n in ([name] if name else methods.names())]
+        if json:
+            screen.show_json(described)
+        elif name:
+            screen.show_method(described[0])
+        else:
+            screen.show_methods(described)
+
+    _run(work, json=json, quiet=False, debug=debug)
+
+
+@app.command(rich_help_panel="Look up")
+def backbones(
+    pattern: Annotated[str, typer.Argument(help="A part of the name, for example resnet50.")] = "",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the backbones; without a part of a name, only those that need no download."""
+
+    def work(screen: Screen) -> None:
+        from acclimate.features.backbones import list_backbones
+
+        found = list_backbones(pattern)
+        shown = found if pattern else [info for info in found if info.downloads == 0]
+        screen.show_backbones(shown)
+        if not pattern:
+            screen.say(f"{len(found) - len(shown):,} more are timm's: acclimate backbones PATTERN finds them by name.")
+
+    _run(work, json=json, quiet=False, debug=debug)
+
+
+class Exit(int, Enum):
+    """Exit codes."""
+
+    MENDABLE = 2
+    DEFECT = 1
+    INTERRUPTED = 130
+
+
+def _run(work: Callable[[Screen], None], *, json: bool, quiet: bool, debug: bool) -> None:
+    """Do the work of a command; an error ends it with one sentence and an exit code."""
+    from acclimate.reporting import Screen
+
+    screen = Screen(quiet=quiet, json=json)
+    try:
+        work(screen)
+    except KeyboardInterrupt:
+        screen.error("Interrupted: the same command goes on from the last checkpoint.")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    except AcclimateError as error:
+        if debug:
+            raise
+        screen.error(str(error))
+        raise typer.Exit(Exit.MENDABLE) from None
+    except Exception as error:
+        if debug:
+            raise
+        screen.error(f"{_unexpected(error)} (--debug shows where.)")
+        raise typer.Exit(Exit.DEFECT) from None
+
+
+def _unexpected(error: Exception) -> str:
+    if isinstance(error, MemoryError) or "out of memory" in str(error):
+        return "The memory does not suffice: use a smaller --batch-size or a smaller backbone."
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}."
+    return f"{type(error).__name__}: {error}"
+
+
+def main() -> Any:
+    """The entry point of the command `acclimate`."""
+    return app(prog_name="acclimate")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,360 @@
+"""The classifier for scikit-learn: feature vectors, images in arrays or image files, through the same code as a run."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Sequence
+from dataclasses import fields
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent_length, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
+
+from acclimate.data.domains import Domain, LabelledDomain, check_pair, domain_of
+from acclimate.data.images import Augment, find_broken
+from acclimate.errors import DataError, OptionError
+from acclimate.evaluation import Probabilities, predict
+from acclimate.experiment import Settings, Task, pick_device, prepare
+from acclimate.methods.base import Method
+from acclimate.model import Model, Tune
+from acclimate.reporting import Screen
+from acclimate.track import Track
+from acclimate.training import Recipe, train
+
+Rows: TypeAlias = npt.ArrayLike | Sequence[str | Path]
+
+RECIPE = tuple(field.name for field in fields(Recipe))
+WHOLE = ("steps", "batch_size", "accumulate", "bottleneck")
+REAL = ("lr", "backbone_lr", "momentum", "weight_decay", "decay", "clip")
+MAY_BE_NONE = ("bottleneck", "clip")
+
+
+class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """A classifier that adapts to a domain of which it is given samples without labels.
+
+    It takes, in `fit` as in `predict`, one of
+
+    - feature vectors (N, D): numbers, in anything that NumPy or scikit-learn reads as a matrix;
+    - images in an array, uint8 (N, H, W) or (N, H, W, 1, 3 or 4), N of any size H x W;
+    - image files: N paths in a list, an array or a column of a table.
+
+    Vectors are learnt from as they are, so bring them to one scale first (`StandardScaler` in a pipeline). Images pass
+    through the backbone; where it is frozen, its features are kept in the cache folder (`ACCLIMATE_CACHE`).
+
+    Cross-validation scores the *source*, whose labels it has. What counts is the accuracy on the target, for which
+    `score` takes a labelled part of it. scikit-learn's cross-validation also has a pitfall: it cuts every fit
+    parameter that has as many rows as `X` into the same folds. So give an `X_target` of another number of rows, or
+    each fit sees only the part of it that lies in the training fold.
+
+    In a pipeline, `X_target` must go through the steps before. That takes metadata routing:
+
+        sklearn.set_config(enable_metadata_routing=True)
+        adapt = AdaptiveClassifier().set_fit_request(X_target=True)
+        pipe = Pipeline([("scale", StandardScaler()), ("adapt", adapt)], transform_input=["X_target"])
+        pipe.fit(X, y, X_target=X_target)
+
+    Args:
+        method: The method's name, one of `acclimate.methods.names()`.
+        options: Its hyper-parameters, where they differ from the defaults, such as `{"trade_off": 0.5}`.
+        backbone: The network that images pass through.
+        weights: A file of weights to use in place of the published ones.
+        tune: What is trained: the "head" on the frozen backbone, the "top" stage of the backbone as well, or "all".
+            "auto" is the head on a CPU and all on a GPU, and all of a network from scratch.
+        bottleneck: Length d of the feature that methods work on; None leaves the backbone's own.
+        augment: The random views of training: "none", "flip", "crop" or "crop+flip". "auto" is none on cached
+            features, on vectors and on networks from scratch, crop+flip where a pretrained backbone is trained.
+        steps: Steps of training.
+        batch_size: Samples a batch from each domain.
+        lr: Learning rate of new layers.
+        backbone_lr: Multiplier of the learning rate of pretrained layers.
+        momentum: Nesterov momentum.
+        weight_decay: L2 penalty, on every parameter.
+        schedule: "paper", "tll" or "constant", as in `acclimate.training.Recipe`.
+        decay: How fast the learning rate falls.
+        clip: Largest norm of an objective's gradient; None leaves it alone.
+        accumulate: Batches whose gradients are averaged into one step.
+        device: "auto", "cpu", "cuda", or any that torch knows.
+        precision: Of the backbone, "fp32" or "bf16"; "auto" is bfloat16 where the hardware has units for it.
+        random_state: An int is the seed of the command line (`--seed`); a `RandomState`, or None for NumPy's global
+            one, is what the seed is drawn from.
+        verbose: Show a progress bar on stderr.
+
+    Attributes:
+        classes_: (K,) the labels that occur in `y`, sorted, as they were given.
+        model_: The trained `acclimate.model.Model`. `model_.save(folder)` writes it without pickle.
+        n_features_in_: D, after a fit to vectors.
+        feature_names_in_: (D,) names of the columns, after a fit to a data frame of vectors.
+
+    Examples:
+        Two classes of points that all three columns tell apart; in the target the first column has moved.
+
+        >>> import numpy as np
+        >>> from acclimate.estimator import AdaptiveClassifier
+        >>> rng = np.random.default_rng(1)
+        >>> y = np.repeat(["healthy", "ill"], 100)
+        >>> X = rng.normal(size=(200, 3)) + np.where(y == "ill", 2, -2)[:, None]
+        >>> X_target = rng.normal(size=(200, 3)) + np.where(y == "ill", 2, -2)[:, None] + [6, 0, 0]
+        >>> classifier = AdaptiveClassifier(method="wemnet", steps=300, bottleneck=16, random_state=1)
+        >>> adapted = classifier.fit(X, y, X_target=X_target).score(X_target, y)
+        >>> unadapted = classifier.set_params(method="source_only").fit(X, y).score(X_target, y)
+        >>> adapted > unadapted + 0.1
+        True
+        >>> classifier.classes_
+        array(['healthy', 'ill'], dtype='<U7')
+    """
+
+    classes_: npt.NDArray[Any]
+    model_: Model
+
+    def __init__(
+        self,
+        *,
+        method: str = "wemnet",
+        options: dict[str, Any] | None = None,
+        backbone: str = "efficientnet_lite0",
+        weights: str | Path | None = None,
+        tune: Tune | Literal["auto"] = "auto",
+        bottleneck: int | None = 256,
+        augment: Augment | Literal["auto"] = "auto",
+        steps: int = 1500,
+        batch_size: int = 32,
+        lr: float = 0.01,
+        backbone_lr: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-3,
+        schedule: Literal["paper", "tll", "constant"] = "paper",
+        decay: float = 10.0,
+        clip: float | None = None,
+        accumulate: int = 1,
+        device: str = "auto",
+        precision: Literal["auto", "fp32", "bf16"] = "auto",
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.method = method
+        self.options = options
+        self.backbone = backbone
+        self.weights = weights
+        self.tune = tune
+        self.bottleneck = bottleneck
+        self.augment = augment
+        self.steps = steps
+        self.batch_size = batch_size
+        self.lr = lr
+        self.backbone_lr = backbone_lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.decay = decay
+        self.clip = clip
+        self.accumulate = accumulate
+        self.device = device
+        self.precision = precision
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Rows, y: npt.ArrayLike, X_target: Rows | None = None) -> AdaptiveClassifier:
+        """Train on the labelled source, and adapt to the target.
+
+        With the same `random_state` and the same data, two fits on one machine end with the same bits, as long as no
+        other thread draws from torch's random numbers meanwhile. These stay in the state in which they were.
+
+        Args:
+            X: N samples of the source.
+            y: (N,) their labels.
+            X_target: Samples of the target, of the same kind as `X`. Without them there is nothing to adapt to: the
+                source, unlabelled, serves as its own target, and the method runs on that.
+
+        Raises:
+            DataError: The samples cannot be used as given, an image is broken, or the domains share data.
+            OptionError: A parameter has a value that it cannot have.
+            DivergedError: Training produced a value that is not finite.
+            ValueError: scikit-learn refuses `X` or `y`.
+            TypeError: `X` is sparse, or holds something else than numbers.
+        """
+        settings = self._settings()
+        screen = Screen(quiet=not self.verbose)
+        device = pick_device(settings.device)
+        classes, task = self._task(X, y, X_target, screen.track)
+        # The fork gives the caller torch's random numbers back as they were, on every device.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            model, pair, _ = prepare(settings, task, device, screen.track)
+            with screen.progress(f"Training {self.method}", self.steps) as meter:
+                for progress in train(model.method, pair, settings.recipe):
+                    meter.update(progress.step, progress.terms)
+        self.classes_, self.model_ = classes, model
+        return self
+
+    def predict(self, X: Rows) -> npt.NDArray[Any]:
+        """The most probable class of each sample, (N,), as the labels were given.
+
+        Args:
+            X: N samples, of the kind that was fitted.
+
+        Raises:
+            DataError: They cannot be used, or are of the other kind.
+            ValueError: scikit-learn refuses them.
+        """
+        best = self.predict_proba(X).argmax(1)  # (N,)
+        labels: npt.NDArray[Any] = self.classes_[best]
+        return labels
+
+    def predict_proba(self, X: Rows) -> Probabilities:
+        """The class probabilities (N, K), in the order of `classes_`.
+
+        Args:
+            X: N samples, of the kind that was fitted.
+
+        Raises:
+            DataError: They cannot be used, or are of the other kind.
+            ValueError: scikit-learn refuses them.
+        """
+        check_is_fitted(self, "model_")
+        domain = self._domain(X, reset=False)
+        return _probabilities(self.model_, domain, Screen(quiet=not self.verbose).track)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.input_tags.string = True
+        return tags
+
+    def _settings(self) -> Settings:
+        self._check_parameters()
+        return Settings(
+            source="X",
+            target="X_target",
+            method=self.method,
+            options=dict(self.options or {}),
+            backbone=self.backbone,
+            weights=os.fspath(self.weights) if self.weights is not None else None,
+            tune=self.tune,
+            bottleneck=self.bottleneck,
+            augment=self.augment,
+            recipe=Recipe(**{name: getattr(self, name) for name in RECIPE}),
+            seed=_seed(self.random_state),
+            device=str(self.device),
+            precision=self.precision,
+        )
+
+    def _check_parameters(self) -> None:
+        """What a command line refuses before it makes settings, Python lets through."""
+        for names, kind, takes in ((WHOLE, Integral, "a whole number"), (REAL, Real, "a number")):
+            for name in names:
+                value = getattr(self, name)
+                fits = isinstance(value, kind) and not isinstance(value, bool)
+                if not fits and not (value is None and name in MAY_BE_NONE):
+                    raise OptionError(f"{name} must be {takes}, not {value!r}.")
+
+    def _task(self, X: Rows, y: npt.ArrayLike, X_target: Rows | None, track: Track) -> tuple[npt.NDArray[Any], Task]:
+        """The classes as they were given, and the data to train on."""
+        domain = self._domain(X, reset=True)
+        classes, labels = _encoded(y, len(domain))
+        source = LabelledDomain(domain, labels, tuple(map(str, classes)))
+        _check_readable(domain, track)
+        if X_target is None:
+            return classes, Task(source, domain, None, [])
+        target = self._target(X_target)
+        check_pair(source, target)
+        _check_readable(target, track)
+        return classes, Task(source, target, None, [])
+
+    def _domain(self, X: Rows, *, reset: bool) -> Domain:
+        """What is fitted (`reset`) or predicted."""
+        if reset:  # images have no columns, so what a former fit noted must not outlive it
+            self.__dict__.pop("n_features_in_", None)
+            self.__dict__.pop("feature_names_in_", None)
+        images = _images(X, "X")
+        return domain_of(validate_data(self, X, reset=reset, dtype=np.float32) if images is None else images, "X")
+
+    def _target(self, X_target: Rows) -> Domain:
+        images = _images(X_target, "X_target")
+        if images is not None:
+            return domain_of(images, "X_target")
+        vectors = check_array(X_target, dtype=np.float32, input_name="X_target")
+        if getattr(self, "n_features_in_", None) == vectors.shape[1]:
+            validate_data(self, X_target, reset=False, skip_check_array=True)  # refuses columns in another order
+        return domain_of(vectors, "X_target")
+
+
+def _images(X: Rows, origin: str) -> npt.NDArray[Any] | list[str | Path] | None:
+    """The images that `X` holds: an array of them or their paths. None is left to scikit-learn's checks of vectors.
+
+    Raises:
+        DataError: It is a single path, or rows of different lengths.
+    """
+    if isinstance(X, str | os.PathLike):
+        raise DataError(f"{origin} is the single path {os.fspath(X)!r}: give a list of image paths, one a sample.")
+    try:
+        array = np.asarray(X)
+    except ValueError as error:
+        raise DataError(
+            f"{origin} holds samples of different shapes: give image files, or bring all to one."
+        ) from error
+    if array.ndim >= 3:
+        return array
+    column = array.ndim == 1 or (array.ndim == 2 and array.shape[1] == 1)
+    if column and array.dtype.kind in "OUT" and any(isinstance(item, str | os.PathLike) for item in array.flat):
+        return list(array.ravel())
+    return None
+
+
+def _encoded(y: npt.ArrayLike, n: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    """The classes (K,) in `y`, sorted, and the position (N,) in them of each label.
+
+    Raises:
+        ValueError: `y` is not one label a sample, of at least two classes.
+    """
+    if y is None:
+        raise DataError("AdaptiveClassifier requires y to be passed, but the target y is None.")
+    labels = column_or_1d(y, warn=True)
+    assert_all_finite(labels, input_name="y")
+    check_classification_targets(labels)
+    check_consistent_length(np.empty(n), labels)
+    classes, positions = np.unique(labels, return_inverse=True)
+    if len(classes) < 2:
+        raise DataError(f"y has only 1 class, '{classes[0]}': give at least two classes.")
+    return classes, positions
+
+
+def _check_readable(domain: Domain, track: Track) -> None:
+    """Refuse broken images, each of which a prediction has to have a row for."""
+    broken = find_broken(domain, track)
+    if broken:
+        position, reason = next(iter(broken.items()))
+        raise DataError(
+            f"{len(broken):,} of the {len(domain):,} images of {domain.origin} cannot be read, for example "
+            f"'{domain.names[position]}' ({reason}): replace or remove them."
+        )
+
+
+def _seed(random_state: int | np.random.RandomState | None) -> int:
+    """The seed of a fit. An int is the seed itself, so that the command line's runs can be repeated."""
+    random = check_random_state(random_state)
+    return int(random_state) if isinstance(random_state, Integral) else int(random.randint(np.iinfo(np.int32).max))
+
+
+def _probabilities(model: Model, domain: Domain, track: Track) -> Probabilities:
+    """The model's predictions; on feature vectors, they do not depend on what is predicted along with a sample.
+
+    In float32 the same row comes out differently, in the last bits, of a product of one row and of many. Classes that
+    are almost tied would change with the batch; in float64 the differences lie far below what anything shows.
+    """
+    if model.method.net.level != "vector":
+        return model.predict(domain, track)
+    return predict(_in_float64(model.method), model.inputs(domain, track=track), track=track)
+
+
+def _in_float64(method: Method) -> Method:
+    """A copy of a method on vectors, on the CPU, since not every device has float64."""
+    exact = copy.deepcopy(method).cpu().double()
+    exact.net.bottleneck.register_forward_pre_hook(lambda _, args: args[0].double())
+    return exact

@@ -1,0 +1,627 @@
+"""A run: from a source and a target to a run directory that holds the model, its predictions and the evidence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import PIL
+import sklearn
+import timm
+import torch
+import torchvision
+from safetensors import SafetensorError
+
+import acclimate
+from acclimate import methods
+from acclimate.data.batches import Inputs, Pair
+from acclimate.data.domains import Domain, LabelledDomain, check_pair, read_source, read_target
+from acclimate.data.images import Augment, View, without_broken
+from acclimate.errors import DataError, OptionError
+from acclimate.evaluation import Answers, Changes, Scores, changes, domain_errors, predict, read_answers, score
+from acclimate.features.backbones import Backbone, fast_bf16, load_backbone
+from acclimate.model import Model, Setup, Tune
+from acclimate.reporting import (
+    RUN_FILES,
+    MetricsLog,
+    Screen,
+    read_probabilities,
+    write_json,
+    write_predictions,
+    write_skipped,
+)
+from acclimate.track import Track
+from acclimate.training import Checkpoint, Recipe, train
+
+BASELINE = "source_only"
+MOST_WARNINGS = 10  # of images that cannot be read, one by one
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is asked to do. Two runs with equal settings and data end with equal bits on the same machine.
+
+    Attributes:
+        source: Labelled images: a folder of class folders, an image list, a CSV, or an .npz.
+        target: Images of the domain to adapt to; labels in it are used for evaluation alone.
+        method: The method's name.
+        options: Its hyper-parameters, where they differ from the defaults.
+        backbone: The backbone's name.
+        weights: A file of weights to use in place of the published ones.
+        tune: What is trained; "auto" is the head on a CPU and all on a GPU, and all of a network from scratch.
+        bottleneck: Length d of the feature that methods work on; None leaves the backbone's own.
+        augment: The random views of training; "auto" is none on cached features and on networks from scratch, random
+            crops and flips where a pretrained backbone is trained on images.
+        recipe: How the method is trained.
+        seed: Seed of the initial weights, the order of the samples and their augmentation.
+        device: "auto", "cpu", "cuda", or any that torch knows.
+        precision: Of the backbone: "auto" is bfloat16 where the hardware has units for it.
+        allow_class_mismatch: Accept a labelled target whose classes are not the source's.
+        checkpoint_seconds: Seconds between checkpoints; they do not change the result.
+    """
+
+    source: str
+    target: str
+    method: str = "wemnet"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    backbone: str = "efficientnet_lite0"
+    weights: str | None = None
+    tune: Tune | Literal["auto"] = "auto"
+    bottleneck: int | None = 256
+    augment: Augment | Literal["auto"] = "auto"
+    recipe: Recipe = field(default_factory=Recipe)
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    allow_class_mismatch: bool = False
+    checkpoint_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run."""
+        methods.check_options(self.method, dict(self.options))
+        choices = {"tune": ("auto", *get_args(Tune)), "augment": ("auto", *get_args(Augment)), "precision": PRECISIONS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise OptionError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}.")
+        if self.bottleneck is not None and self.bottleneck < 1:
+            raise OptionError(f"bottleneck must be at least 1, or none, not {self.bottleneck}.")
+        if not 0 <= self.seed < 2**64:
+            raise OptionError(f"seed must be a whole number from 0 to 2^64 - 1, not {self.seed}.")
+        if not self.checkpoint_seconds >= 0:
+            raise OptionError(f"checkpoint_seconds must be a number from 0 up, not {self.checkpoint_seconds}.")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A source, a target and, for evaluation alone, the target's labels if it has any.
+
+    Attributes:
+        source: The labelled images that can be read.
+        target: The unlabelled images that can be read.
+        answers: The target's labels; training never sees them.
+        skipped: Names and reasons of the images that cannot be read.
+    """
+
+    source: LabelledDomain
+    target: Domain
+    answers: Answers | None
+    skipped: list[tuple[str, str]]
+
+
+def fit(
+    settings: Settings, out: Path, screen: Screen, *, compare: bool = False, overwrite: bool = False
+) -> dict[str, Any]:
+    """Adapt a classifier, and write a run directory.
+
+    The same call goes on where an interrupted one stopped, and repeats nothing that is finished.
+
+    Args:
+        settings: What to do.
+        out: The run directory.
+        screen: Where progress and results are shown.
+        compare: Train source-only with the same seed and data as well, in `out`/source_only.
+        overwrite: Delete an earlier run in `out`, once the data and the options are known to be sound.
+
+    Returns:
+        The record, as in record.json.
+
+    Raises:
+        AcclimateError: The data or the options cannot be used, or training diverged.
+    """
+    pick_device(settings.device)  # refused before the data are read, which may take a while
+    _check_folder(out, settings.source)
+    task = read_task(settings, screen)
+    compare = compare and settings.method != BASELINE
+    doomed = (out, out / BASELINE) if overwrite else ()
+    if compare:
+        run(replace(settings, method=BASELINE, options={}), task, out / BASELINE, screen, doomed)
+        doomed = ()
+    record = run(settings, task, out, screen, doomed)
+    if compare:
+        record["compare"] = _compared(out, task)
+        write_json(out / "record.json", record)
+    return record
+
+
+def read_task(settings: Settings, screen: Screen) -> Task:
+    """Read and check both domains before anything is computed.
+
+    Raises:
+        DataError: They cannot be used.
+    """
+    source, target = read_source(settings.source), read_target(settings.target)
+    check_pair(source, target)
+    answers = read_answers(settings.target, target, source.classes, allow_mismatch=settings.allow_class_mismatch)
+    keep_s, skipped_s = without_broken(source, screen.track)
+    keep_t, skipped_t = without_broken(target, screen.track)
+    if answers is not None and skipped_t:
+        answers = replace(answers, labels=answers.labels[keep_t])
+    skipped = [
+        (f"{data.origin}: {name}", reason)
+        for data, rows in ((source.domain, skipped_s), (target, skipped_t))
+        for name, reason in rows
+    ]
+    if skipped:
+        screen.warn(f"{len(skipped)} broken images are left out; skipped.csv in the run directory names them.")
+    known = "unlabelled" if answers is None else "labelled, for evaluation alone"
+    screen.say(
+        f"Source: {len(keep_s):,} items of {len(source.classes)} classes. Target: {len(keep_t):,} items ({known})."
+    )
+    return Task(source.select(keep_s), target.select(keep_t), answers, skipped)
+
+
+def run(settings: Settings, task: Task, out: Path, screen: Screen, doomed: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Train one method and write its run directory; go on where an interrupted run stopped.
+
+    Args:
+        settings: What to do.
+        task: The data.
+        out: The run directory.
+        screen: Where progress is shown.
+        doomed: Folders whose runs are deleted when training is about to begin; then nothing is gone on with.
+
+    Returns:
+        The record, as in record.json.
+
+    Raises:
+        DataError: `out` holds another run.
+    """
+    identity = _identity(settings, task)
+    checkpoint = None
+    if not doomed:
+        if (finished := _finished(out, identity, settings)) is not None:
+            screen.say(f"{settings.method} is finished already: its results are read from {out}.")
+            _tidy(out)
+            return finished
+        checkpoint = _resumed(out, identity, settings)
+    started = time.perf_counter()
+    device = pick_device(settings.device)
+    model, pair, target = prepare(settings, task, device, screen.track)
+    for folder in doomed:
+        _delete_run(folder)
+    _begin(out, identity, settings)
+    prepared = time.perf_counter()
+
+    log = MetricsLog(out / "metrics.jsonl", keep_until=checkpoint.step if checkpoint else -1)
+    _train(settings, model, pair, out, log, checkpoint, screen)
+    trained = time.perf_counter()
+
+    model.save(out)
+    probabilities = predict(model.method, target, device=device, track=screen.track)
+    write_predictions(out / "predictions.csv", task.target.names, probabilities, task.source.classes)
+    write_skipped(out / "skipped.csv", task.skipped)
+    scores = score(probabilities, task.answers, task.source.classes) if task.answers is not None else None
+    record = {
+        "acclimate": acclimate.__version__,
+        "identity": identity,
+        "command": sys.argv[1:],
+        "settings": _settings_json(settings),
+        "model": asdict(model.setup),
+        "data": _data_json(task),
+        "environment": _environment_json(device),
+        "steps": settings.recipe.steps,
+        "resumed_at": checkpoint.step if checkpoint else None,
+        "terms": _terms_summary(log),
+        "scores": scores.as_dict() if scores is not None else None,
+        "selection": "last step",
+        "domain_error": domain_errors(model.method, pair.source, target, device=device, track=screen.track),
+        "seconds": {
+            "features": prepared - started,
+            "training": trained - prepared,
+            "evaluation": time.perf_counter() - trained,
+        },
+    }
+    write_json(out / "record.json", record)
+    _tidy(out)
+    return record
+
+
+def prepare(settings: Settings, task: Task, device: torch.device, track: Track) -> tuple[Model, Pair, Inputs]:
+    """The model before training, what it is trained on, and the target as evaluation sees it."""
+    torch.manual_seed(settings.seed)  # a network from scratch draws its weights here
+    backbone = None
+    if task.source.domain.kind != "vectors":
+        weights = Path(settings.weights) if settings.weights else None
+        backbone = load_backbone(settings.backbone, weights=weights)
+    setup = resolve(settings, task, backbone, device)
+    torch.manual_seed(settings.seed)
+    model = Model(setup, backbone, device)
+    augment = _augment(settings, setup.tune, backbone)
+    views: tuple[View, ...] = ("plain", "flip") if augment == "flip" else ("plain",)
+    source, target = (
+        model.inputs(domain, views=views, augment=augment, track=track) for domain in (task.source.domain, task.target)
+    )
+    pair = Pair(
+        source,
+        task.source.labels,
+        target,
+        batch_size=settings.recipe.batch_size,
+        seed=settings.seed,
+        device=device,
+        prefetch=2 if model.method.net.level == "image" else 0,
+    )
+    return model, pair, target
+
+
+def resolve(settings: Settings, task: Task, backbone: Backbone | None, device: torch.device) -> Setup:
+    """The setup of the model, every "auto" decided.
+
+    Raises:
+        OptionError: The settings do not fit the backbone or the data.
+    """
+    items = task.source.domain.items
+    scratch = backbone is not None and not backbone.pretrained
+    tune: Tune
+    if settings.tune != "auto":
+        tune = settings.tune
+    elif backbone is None:
+        tune = "head"
+    else:
+        tune = "all" if scratch or device.type == "cuda" else "head"
+    if scratch and tune != "all":
+        raise OptionError(f"{settings.backbone} has no pretrained weights: use --tune all, or give --weights FILE.")
+    if backbone is None and tune != "head":
+        raise OptionError("Feature vectors have no backbone to train: use --tune head, or give images.")
+    if backbone is None and settings.weights is not None:
+        raise OptionError("Feature vectors have no backbone to load weights into: leave out --weights, or give images.")
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and fast_bf16(device))
+    return Setup(
+        method=settings.method,
+        options=dict(settings.options),
+        classes=task.source.classes,
+        backbone=settings.backbone if backbone is not None else None,
+        vector=int(items.shape[1]) if backbone is None and not isinstance(items, tuple) else None,
+        tune=tune,
+        bottleneck=settings.bottleneck,
+        preprocess=backbone.preprocess if backbone is not None else None,
+        bf16=bf16 and backbone is not None,
+    )
+
+
+def _augment(settings: Settings, tune: Tune, backbone: Backbone | None) -> Augment:
+    if settings.augment == "auto":
+        return "crop+flip" if tune == "all" and backbone is not None and backbone.pretrained else "none"
+    if backbone is None and settings.augment != "none":
+        raise OptionError("Feature vectors cannot be augmented: use --augment none, or give images.")
+    if tune != "all" and settings.augment not in ("none", "flip"):
+        raise OptionError(
+            f"Cached features know no random crops: use --augment flip with --tune {tune}, or --tune all."
+        )
+    return settings.augment
+
+
+def _train(
+    settings: Settings,
+    model: Model,
+    pair: Pair,
+    out: Path,
+    log: MetricsLog,
+    checkpoint: Checkpoint | None,
+    screen: Screen,
+) -> None:
+    recipe = settings.recipe
+    every = max(recipe.steps // 200, 1)
+    saved = time.monotonic()
+    start = checkpoint.step if checkpoint else 0
+    with screen.progress(f"Training {settings.method}", recipe.steps, start) as meter:
+        for progress in train(model.method, pair, recipe, checkpoint):
+            meter.update(progress.step, progress.terms)
+            last = progress.step == recipe.steps
+            if progress.step % every == 0 or last:
+                log.append(progress.step, {"stage": progress.stage, "lr": progress.lr, **progress.values()})
+            if last or time.monotonic() - saved >= settings.checkpoint_seconds:
+                progress.checkpoint().save(_checkpoint_file(out))
+                saved = time.monotonic()
+
+
+# --- a finished run ----------------------------------------------------------------------------------------------
+
+
+def predict_images(run: Path, data: str, out: Path, screen: Screen, *, device: str = "auto") -> dict[str, Any]:
+    """Classify images with the model of a run, and write a CSV like the run's own predictions.csv.
+
+    Returns:
+        How many items there were, the names and reasons of those that cannot be read, how many items fell to each
+        class, and the file.
+
+    Raises:
+        DataError: There is no model, the images cannot be used, or the file cannot be written.
+    """
+    _check_table(out, run, data)
+    model = Model.load(run, pick_device(device))
+    domain, skipped = _usable(model, read_target(data), screen)
+    probabilities = model.predict(domain, screen.track)
+    try:
+        write_predictions(out, domain.names, probabilities, model.setup.classes)
+    except OSError as error:
+        raise DataError(f"The file {out} cannot be written ({error.strerror}): name another with --out.") from error
+    counts = np.bincount(probabilities.argmax(1), minlength=len(model.setup.classes))
+    return {
+        "items": len(domain),
+        "skipped": [{"path": name, "reason": reason} for name, reason in skipped],
+        "classes": dict(zip(model.setup.classes, counts.tolist(), strict=True)),
+        "out": str(out),
+    }
+
+
+def evaluate_images(
+    run: Path, data: str, screen: Screen, *, device: str = "auto", allow_mismatch: bool = False
+) -> tuple[str, Scores]:
+    """Measure the model of a run on labelled images.
+
+    Returns:
+        The method's name, and its scores.
+
+    Raises:
+        DataError: There is no model, or the images cannot be used, or have no labels.
+    """
+    model = Model.load(run, pick_device(device))
+    domain, _ = _usable(model, read_target(data), screen)
+    answers = read_answers(data, domain, model.setup.classes, allow_mismatch=allow_mismatch)
+    if answers is None:
+        raise DataError(
+            f"{data} has no labels that the model knows ({', '.join(model.setup.classes)}): put the images into "
+            "folders of these names, or use acclimate predict."
+        )
+    return model.setup.method, score(model.predict(domain, screen.track), answers, model.setup.classes)
+
+
+def _usable(model: Model, domain: Domain, screen: Screen) -> tuple[Domain, list[tuple[str, str]]]:
+    """The part of a domain that can be read, and the names and reasons of the rest."""
+    model.check(domain)
+    keep, skipped = without_broken(domain, screen.track)
+    for name, reason in skipped[:MOST_WARNINGS]:
+        screen.warn(f"{name} is left out: {reason}.")
+    if len(skipped) > MOST_WARNINGS:
+        screen.warn(f"{len(skipped) - MOST_WARNINGS:,} more images are left out; --json names them all.")
+    return domain.select(keep), skipped
+
+
+def _check_table(out: Path, run: Path, data: str) -> None:
+    """Refuse an output that cannot be written, or whose writing would destroy something, before computing anything."""
+    if out.is_dir():
+        raise DataError(f"{out} is a folder: name a file with --out, such as {out / 'predictions.csv'}.")
+    if not out.parent.is_dir():
+        raise DataError(f"The folder {out.parent} does not exist: make it, or name another file with --out.")
+    if out.exists() and any(
+        path.exists() and out.samefile(path) for path in (Path(data), *map(run.joinpath, RUN_FILES))
+    ):
+        raise DataError(f"{out} is what the predictions are made from: name another file with --out.")
+
+
+# --- the run directory -------------------------------------------------------------------------------------------
+
+
+def _checkpoint_file(out: Path) -> Path:
+    return out / "checkpoint" / "last.safetensors"
+
+
+def _identity(settings: Settings, task: Task) -> str:
+    """What makes a run the same run: its settings and the data, labels included."""
+    weights = Path(settings.weights) if settings.weights else None
+    parts = {
+        "settings": _comparable(_settings_json(settings)),
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
+        "source": [task.source.domain.fingerprint(), task.source.labels.tolist(), task.source.classes],
+        "target": [task.target.fingerprint(), task.answers.labels.tolist() if task.answers is not None else None],
+        "version": acclimate.__version__,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings that change a result, on one level; a path is the same however it is written."""
+    paths = {name: str(Path(settings[name]).resolve()) for name in ("source", "target", "weights") if settings[name]}
+    flat = {**settings, **settings["recipe"], **paths}
+    return {name: value for name, value in flat.items() if name not in ("recipe", "checkpoint_seconds")}
+
+
+def _finished(out: Path, identity: str, settings: Settings) -> dict[str, Any] | None:
+    """The record of a finished run of this identity; None when there is none.
+
+    Raises:
+        DataError: The folder holds another run.
+    """
+    record = _noted(out / "record.json")
+    if record is not None and record["identity"] != identity:
+        raise _other_run(out, record, settings)
+    return record
+
+
+def _resumed(out: Path, identity: str, settings: Settings) -> Checkpoint | None:
+    """The checkpoint to go on from, if there is one.
+
+    Raises:
+        DataError: The folder holds another run, or the checkpoint is damaged.
+    """
+    started = _noted(out / "checkpoint" / "run.json")
+    if started is not None and started["identity"] != identity:
+        raise _other_run(out, started, settings)
+    if started is None or not _checkpoint_file(out).exists():
+        return None
+    try:
+        return Checkpoint.load(_checkpoint_file(out))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"The checkpoint in {out} is damaged: use --overwrite to begin anew.") from error
+
+
+def _begin(out: Path, identity: str, settings: Settings) -> None:
+    """Make the folder of a run, which from now on is known by its identity."""
+    try:
+        (out / "checkpoint").mkdir(parents=True, exist_ok=True)
+        write_json(out / "checkpoint" / "run.json", {"identity": identity, "settings": _settings_json(settings)})
+    except OSError as error:
+        raise DataError(
+            f"The folder {out} cannot be written to ({error.strerror}): name another with --out."
+        ) from error
+
+
+def _noted(path: Path) -> dict[str, Any] | None:
+    """What a run noted of itself in this file; None where there is no file, or one that is not a run's."""
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return note if isinstance(note, dict) and {"identity", "settings"} <= note.keys() else None
+
+
+def _other_run(out: Path, note: dict[str, Any], settings: Settings) -> DataError:
+    before, now = _comparable(note["settings"]), _comparable(_settings_json(settings))
+    changed = [name for name in now if before.get(name) != now[name]]
+    other = f"other settings ({', '.join(changed)})" if changed else "other data or of another version"
+    return DataError(f"{out} holds a run with {other}: name another --out, or use --overwrite to delete it.")
+
+
+def _check_folder(out: Path, source: str) -> None:
+    """Refuse a folder that is something else than a run directory, so that nothing of the user's is mixed up."""
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file: name a folder with --out.")
+    if out.is_dir() and not _untouched(out) and not _is_run(out) and not _is_run(out / BASELINE):
+        raise DataError(f"{out} is not empty and holds no run: name a new folder with --out.")
+    if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
+        raise DataError(f"{out} lies in the source, where it would be taken for a class: name another --out.")
+    above = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise DataError(f"The folder {out} cannot be made or written to in {above}: name another with --out.")
+
+
+def _untouched(folder: Path) -> bool:
+    """Whether a folder is empty, but for what a run leaves that is killed the moment it begins."""
+    return all(
+        entry.name.startswith(".run.json.")
+        or (entry.name in ("checkpoint", BASELINE) and entry.is_dir() and _untouched(entry))
+        for entry in folder.iterdir()
+    )
+
+
+def _tidy(out: Path) -> None:
+    """Delete what only an unfinished run needs, and the files that a kill left half written."""
+    shutil.rmtree(out / "checkpoint", ignore_errors=True)
+    for name in RUN_FILES:
+        for half in out.glob(f".{name}.*tmp"):
+            half.unlink(missing_ok=True)
+
+
+def _is_run(out: Path) -> bool:
+    return any(_noted(out / name) is not None for name in ("record.json", "checkpoint/run.json"))
+
+
+def _delete_run(out: Path) -> None:
+    """Delete the files of a run, and nothing else that may lie in its folder."""
+    if _is_run(out):
+        for name in RUN_FILES:
+            (out / name).unlink(missing_ok=True)
+        shutil.rmtree(out / "checkpoint", ignore_errors=True)
+
+
+# --- the record --------------------------------------------------------------------------------------------------
+
+
+def _compared(out: Path, task: Task) -> dict[str, Any]:
+    """What the method changed against the baseline whose run lies in the same folder."""
+    before = json.loads((out / BASELINE / "record.json").read_text(encoding="utf-8"))
+    change = changes(
+        read_probabilities(out / BASELINE / "predictions.csv"), read_probabilities(out / "predictions.csv")
+    )
+    return {"method": BASELINE, "scores": before["scores"], "changes": change.as_dict()}
+
+
+def show(record: dict[str, Any], out: Path, screen: Screen) -> None:
+    """Show the results of a fit."""
+    name, compare = record["settings"]["method"], record.get("compare")
+    if record["scores"] is not None:
+        before = {BASELINE: Scores.from_dict(compare["scores"])} if compare else {}
+        screen.show_scores({**before, name: Scores.from_dict(record["scores"])})
+    elif compare:
+        screen.show_changes(Changes(**compare["changes"]), record["model"]["classes"], BASELINE, name)
+    screen.show_files(out)
+    screen.show_json(record)
+
+
+def _settings_json(settings: Settings) -> dict[str, Any]:
+    return {**asdict(settings), "options": dict(settings.options)}
+
+
+def _data_json(task: Task) -> dict[str, Any]:
+    source, target = task.source, task.target
+    counts = Counter(source.labels.tolist())
+    return {
+        "source": {
+            "origin": source.domain.origin,
+            "items": len(source),
+            "classes": {name: counts[k] for k, name in enumerate(source.classes)},
+            "fingerprint": source.domain.fingerprint(),
+        },
+        "target": {
+            "origin": target.origin,
+            "items": len(target),
+            "labelled": task.answers is not None,
+            "fingerprint": target.fingerprint(),
+        },
+        "skipped": len(task.skipped),
+    }
+
+
+def _environment_json(device: torch.device) -> dict[str, Any]:
+    libraries = (torch, torchvision, timm, np, sklearn, PIL)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        **{library.__name__: library.__version__ for library in libraries},
+    }
+
+
+def _terms_summary(log: MetricsLog) -> dict[str, dict[str, float]]:
+    """First, last and mean value of each term over the logged steps."""
+    rows = log.read()
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "stage", "lr"))
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: {"first": v[0], "last": v[-1], "mean": float(np.mean(v))} for name, v in values.items()}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this name; "auto" is a GPU if there is one.
+
+    Raises:
+        OptionError: It is not to be had.
+    """
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"The device {name!r} is not to be had here: use --device auto or cpu.") from error
+    return device

@@ -1,0 +1,234 @@
+"""A model: a backbone, a method on it, and all that is needed to predict again exactly as in training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import acclimate
+from acclimate import evaluation, methods
+from acclimate.data.batches import ArrayInputs, Inputs
+from acclimate.data.domains import Domain
+from acclimate.data.images import Augment, ImageInputs, Preprocess, View
+from acclimate.errors import AcclimateError, DataError, OptionError
+from acclimate.evaluation import Probabilities
+from acclimate.features.backbones import Backbone, fast_bf16, load_backbone, split_top, weights_fingerprint
+from acclimate.features.cache import features
+from acclimate.features.network import Level, Network
+from acclimate.reporting import write_json
+from acclimate.track import Track, silent
+
+Tune: TypeAlias = Literal["head", "top", "all"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a model is built from: the content of model.json.
+
+    Attributes:
+        method: The method's name.
+        options: Its hyper-parameters, where they differ from the defaults.
+        classes: K class names.
+        backbone: The backbone's name; None for a model of feature vectors.
+        vector: Length of the feature vectors, where there is no backbone.
+        tune: What is trained: the "head" on the frozen backbone's vectors, the "top" stage of the backbone as well,
+            on the frozen trunk's maps, or "all".
+        bottleneck: Length d of the feature that methods work on; None for the backbone's own.
+        preprocess: How an image becomes an input; None where there is no backbone.
+        bf16: Whether the backbone ran in bfloat16.
+    """
+
+    method: str
+    options: dict[str, Any]
+    classes: tuple[str, ...]
+    backbone: str | None
+    vector: int | None
+    tune: Tune
+    bottleneck: int | None
+    preprocess: Preprocess | None
+    bf16: bool
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> Setup:
+        """Read what `dataclasses.asdict` made of a setup.
+
+        Raises:
+            KeyError: An entry is missing.
+            TypeError: An entry is of another type.
+            ValueError: An entry has an impossible value.
+        """
+        given = {name: entry[name] for name in cls.__dataclass_fields__}
+        _check_entries(given)
+        given["classes"] = tuple(given["classes"])
+        if given["preprocess"] is not None:
+            given["preprocess"] = Preprocess(**given["preprocess"])
+        return cls(**given)
+
+
+class Model:
+    """A method on a backbone, which turns a domain into class probabilities.
+
+    Args:
+        setup: What it is built from.
+        backbone: The backbone with its weights; None for feature vectors. The method trains a part of it in place.
+        device: Where it runs.
+
+    Attributes:
+        frozen: The part of the backbone that is not trained, whose output is cached; None where there is none.
+        method: The method, on the network that it trains.
+    """
+
+    def __init__(self, setup: Setup, backbone: Backbone | None, device: torch.device | str = "cpu") -> None:
+        self.setup = setup
+        self.device = torch.device(device)
+        method = methods.load(setup.method)
+        self.frozen, network = _divide(setup, backbone, method.needs, method=setup.method)
+        self.method = method(network, len(setup.classes), **setup.options).to(self.device)
+        if self.frozen is not None:
+            self.frozen.to(self.device).eval().requires_grad_(False)
+
+    def inputs(
+        self, domain: Domain, *, views: tuple[View, ...] = ("plain",), augment: Augment = "none", track: Track = silent
+    ) -> Inputs:
+        """What the method's batches of a domain are drawn from: cached features, or the images themselves.
+
+        Args:
+            domain: Images, or vectors if that is what the model was made for.
+            views: The views to cache, where features are cached.
+            augment: The random views to train on, where they are not.
+            track: Shows the progress of the extraction.
+        """
+        self.check(domain)
+        if self.setup.preprocess is None:
+            return ArrayInputs(np.asarray(domain.items, dtype=np.float32)[None])
+        if self.frozen is None:
+            return ImageInputs(domain, self.setup.preprocess, augment)
+        key = f"{self.setup.backbone} {weights_fingerprint(self.frozen)} {self.method.net.level} {self.setup.tune}"
+        return ArrayInputs(
+            features(
+                self.frozen,
+                domain,
+                self.setup.preprocess,
+                key=key,
+                views=views,
+                bf16=self.setup.bf16,
+                device=self.device,
+                track=track,
+            )
+        )
+
+    def check(self, domain: Domain) -> None:
+        """Check, without computing anything, that the model can read a domain.
+
+        Raises:
+            DataError: It holds images and the model reads vectors, or the reverse, or vectors of another length.
+        """
+        if self.setup.preprocess is not None:
+            if domain.kind == "vectors":
+                raise DataError(f"{domain.origin} holds feature vectors, but the model reads images: give it images.")
+        elif isinstance(domain.items, tuple) or domain.kind != "vectors":
+            raise DataError(
+                f"{domain.origin} holds images, but the model reads feature vectors: give it an .npz of them."
+            )
+        elif domain.items.shape[1] != self.setup.vector:
+            raise DataError(
+                f"{domain.origin} has vectors of {domain.items.shape[1]:,} numbers, but the model reads "
+                f"{self.setup.vector:,}: compute them with the features that it was trained on."
+            )
+
+    def predict(self, domain: Domain, track: Track = silent) -> Probabilities:
+        """Class probabilities (N, K) of a domain."""
+        return evaluation.predict(self.method, self.inputs(domain, track=track), device=self.device, track=track)
+
+    def save(self, folder: Path) -> None:
+        """Write model.safetensors and model.json."""
+        tensors = {f"method/{name}": tensor for name, tensor in self.method.state_dict().items()}
+        if self.frozen is not None:
+            tensors |= {f"frozen/{name}": tensor for name, tensor in self.frozen.state_dict().items()}
+        versions = {"acclimate": acclimate.__version__, "torch": torch.__version__}
+        write_json(folder / "model.json", {**asdict(self.setup), "versions": versions})
+        temporary = folder / ".model.safetensors.tmp"
+        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        shutil.copymode(folder / "model.json", temporary)  # safetensors would keep it from all other users
+        temporary.replace(folder / "model.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Model:
+        """Read what `save` wrote. Nothing is unpickled, so a model from a stranger is safe to open.
+
+        Raises:
+            DataError: The folder holds no model, or a damaged one.
+        """
+        try:
+            setup = Setup.from_json(json.loads((folder / "model.json").read_text(encoding="utf-8")))
+            methods.check_options(setup.method, setup.options)
+            tensors = load_file(folder / "model.safetensors")
+            backbone = load_backbone(setup.backbone, pretrained=False) if setup.backbone else None
+            device = torch.device(device)
+            setup = Setup(**{**setup.__dict__, "bf16": setup.bf16 and fast_bf16(device)})
+            model = cls(setup, backbone, device)
+            for name, module in {"method/": model.method, "frozen/": model.frozen}.items():
+                if module is not None:
+                    module.load_state_dict(
+                        {k.removeprefix(name): tensor for k, tensor in tensors.items() if k.startswith(name)}
+                    )
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(
+                f"{folder} holds no finished model: name the folder that a fit wrote with --out."
+            ) from error
+        except (AcclimateError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+            raise DataError(
+                f"The model in {folder} is damaged or of another version ({_reason(error)}): train it again."
+            ) from error
+        return model
+
+
+def _divide(setup: Setup, backbone: Backbone | None, needs: Level, *, method: str) -> tuple[nn.Module | None, Network]:
+    """The frozen part of a backbone, and the network that a method trains on its output."""
+    if backbone is None:
+        if needs != "vector" or setup.vector is None:
+            raise OptionError(f"The method {method} needs {needs}s, and cannot work on feature vectors.")
+        return None, Network(nn.Identity(), nn.Identity(), setup.vector, bottleneck=setup.bottleneck, level="vector")
+    if needs == "image" and setup.tune != "all":
+        raise OptionError(f"The method {method} needs the images themselves: use --tune all.")
+    frozen: nn.Module | None = None
+    encoder: nn.Module = nn.Identity()
+    pool: nn.Module = backbone.pool
+    level: Level = "map"
+    if setup.tune == "all":
+        encoder, level = backbone.body, "image"
+    elif setup.tune == "top":
+        frozen, encoder = split_top(backbone)
+    elif needs == "map":
+        frozen = backbone.body
+    else:
+        frozen, pool, level = backbone, nn.Identity(), "vector"
+    network = Network(
+        encoder,
+        pool,
+        backbone.channels,
+        bottleneck=setup.bottleneck,
+        level=level,
+        pretrained=backbone.pretrained,
+        bf16=setup.bf16 and level != "vector",
+    )
+    return frozen, network
+
+
+def _vectors(domain: Domain, length: int | None) -> Inputs:
+    if isinstance(domain.items, tuple) or domain.kind != "vectors":
+        raise DataError(f"{domain.origin} holds images, but the model reads feature vectors.")
+    if domain.items.shape[1] != length:
+        raise DataError(
+            f"{domain.origin} has vectors of {domain.items.shape[1]} numbers, but the model reads {length}."
+        )
+    return ArrayInputs(np.asarray(domain.items, dtype=np.float32)[None])
