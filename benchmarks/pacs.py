@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,13 +56,13 @@ def folder_of(out: Path, row: Row, source: str, target: str, seed: int) -> Path:
     return out / name / f"{source}-{target}" / str(seed)
 
 
-def run_all(data: Path, out: Path) -> None:
-    """Every run, one after the other."""
+def run_all(data: Path, out: Path, rows: Sequence[Row]) -> None:
+    """Every run of these rows, one after the other."""
     screen = Screen(quiet=True)
     tasks = list(permutations(DOMAINS, 2))
-    total = len(ROWS) * len(tasks) * len(SEEDS)
+    total = len(rows) * len(tasks) * len(SEEDS)
     done = 0
-    for row in ROWS:
+    for row in rows:
         for source, target in tasks:
             for seed in SEEDS:
                 settings = Settings(
@@ -121,9 +122,8 @@ def differences(out: Path, metric: str) -> str:
         d = accuracies(out, rows[a], metric) - accuracies(out, rows[b], metric)
         per_task = d.mean(1)
         half = 2.571 * per_task.std(ddof=1) / np.sqrt(len(per_task))  # Student's t, 5 degrees of freedom
-        lines.append(
-            f"| {a} | {b} | {d.mean():+.1f} | {d.mean() - half:+.1f} to {d.mean() + half:+.1f} | {(d > 0).sum()} of {d.size} |"
-        )
+        interval = f"{d.mean() - half:+.1f} to {d.mean() + half:+.1f}"
+        lines.append(f"| {a} | {b} | {d.mean():+.1f} | {interval} | {(d > 0).sum()} of {d.size} |")
     return "\n".join(lines)
 
 
@@ -145,9 +145,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/pacs"))
+    parser.add_argument("--rows", nargs="+", default=[row.label for row in ROWS], help="run these alone")
     parser.add_argument("--table", type=Path, help="write the tables here too")
     args = parser.parse_args()
-    run_all(args.data, args.out)
+    run_all(args.data, args.out, [row for row in ROWS if row.label in args.rows])
     text = "\n\n".join(
         [
             "Overall accuracy",

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from acclimate import methods
 from acclimate.data.batches import ArrayInputs, Labelled, Pair, Unlabelled
+from acclimate.errors import OptionError
 from acclimate.features.network import Network
 from acclimate.methods.base import Method
 from acclimate.training import Checkpoint, Recipe, train
@@ -173,7 +174,5 @@ def test_a_target_batch_has_no_labels() -> None:
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
-    from acclimate.errors import OptionError
-
-    with pytest.raises(OptionError, match="no method 'wemnett'; did you mean wemnet?"):
+    with pytest.raises(OptionError, match=r"no method 'wemnett'; did you mean wemnet\?"):
         methods.load("wemnett")

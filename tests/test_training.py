@@ -187,6 +187,8 @@ class Failing(Method):
             extra = extra * float("nan")
         if self.steps == 3 and self.how == "gradient":
             extra = (extra - extra.detach()).sqrt()  # 0, with an infinite slope
+        if self.steps == 3 and self.how == "norm":
+            extra = extra * 1e30  # every slope is finite, the sum of their squares is not
         yield Objective(classification=loss, penalty=extra)
 
     def predict(self, x: Tensor) -> Tensor:
@@ -195,7 +197,11 @@ class Failing(Method):
 
 @pytest.mark.parametrize(
     ("how", "sentence"),
-    [("term", r"step 3: penalty is not finite"), ("gradient", r"step 3: the gradient of net\.encoder\.weight")],
+    [
+        ("term", r"step 3: penalty is not finite"),
+        ("gradient", r"step 3: the gradient of net\.encoder\.weight"),
+        ("norm", r"step 3: the norm of the gradient"),
+    ],
 )
 def test_what_is_not_finite_is_named_and_leaves_the_weights_alone(how: str, sentence: str) -> None:
     method = Failing(how)

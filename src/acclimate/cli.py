@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 
 import acclimate
 from acclimate import methods
-from acclimate.errors import AcclimateError
+from acclimate.errors import AcclimateError, OptionError
 
 if TYPE_CHECKING:
     from acclimate.reporting import Screen
@@ -25,7 +26,7 @@ app = typer.Typer(
     name="acclimate",
     help="Adapt an image classifier to a new domain, without labels there.\n\n"
     "Begin with [bold]acclimate demo[/bold], then [bold]acclimate fit --source DIR --target DIR --out DIR[/bold].",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -33,7 +34,7 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress, only results and warnings.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar="ACCLIMATE_DEBUG")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that fit wrote with --out.")]
@@ -41,12 +42,15 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that fit wr
 
 @app.callback()
 def common(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
 ) -> None:
     """What all commands share."""
     if version:
         typer.echo(f"acclimate {acclimate.__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 @app.command(rich_help_panel="Adapt")
@@ -146,7 +150,7 @@ def fit(
         ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Delete an earlier run in --out first.", rich_help_panel="Data")
+        bool, typer.Option("--overwrite", help="Replace an earlier run in --out.", rich_help_panel="Data")
     ] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -193,21 +197,25 @@ def fit(
         record = experiment.fit(settings, out, screen, compare=compare, overwrite=overwrite)
         experiment.show(record, out, screen)
 
-    _run(work, json=json, quiet=quiet, debug=debug)
+    _run(work, json=json, quiet=quiet, debug=debug, resumes=True)
 
 
 @app.command(rich_help_panel="Adapt")
 def demo(
     out: Annotated[Path, typer.Option(help="Where the images and the runs are written.")] = Path("runs/demo"),
-    method: Annotated[str, typer.Option(help="The method.")] = "wemnet",
+    method: Annotated[str, typer.Option(help="The method; acclimate methods lists them.")] = "dann",
     steps: Annotated[int, typer.Option(help="Steps of training.")] = 600,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the method's earlier run, made with other steps.")
+    ] = False,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
     """Adapt from 1,797 scanned digits (UCI) to 5,000 of MNIST, in about a minute and without a download.
 
-    The digits are written as folders of images, and take the way that your own folders would.
+    The digits are written as folders of images, and take the way that your own folders would. The network is LeNet,
+    trained from scratch, as in the papers' experiments on digits.
     """
 
     def work(screen: Screen) -> None:
@@ -215,19 +223,20 @@ def demo(
         from acclimate.data.digits import write_digits
         from acclimate.training import Recipe
 
+        methods.load(method)  # mistakes are told before anything is written
+        recipe = Recipe(steps=steps)
         source, target = write_digits(out / "images")
         settings = experiment.Settings(
             source=str(source),
             target=str(target),
             method=method,
-            options=methods.parse_options(method, []),
-            backbone="digits_cnn",
-            recipe=Recipe(steps=steps),
+            backbone="lenet",
+            recipe=recipe,
         )
-        record = experiment.fit(settings, out / method, screen, compare=True)
+        record = experiment.fit(settings, out / method, screen, compare=True, overwrite=overwrite)
         experiment.show(record, out / method, screen)
 
-    _run(work, json=json, quiet=quiet, debug=debug)
+    _run(work, json=json, quiet=quiet, debug=debug, resumes=True)
 
 
 @app.command(rich_help_panel="Use")
@@ -308,7 +317,9 @@ def backbones(
         from acclimate.features.backbones import list_backbones
 
         found = list_backbones(pattern)
-        shown = found if pattern else [info for info in found if info.downloads == 0]
+        if not found:
+            raise OptionError(f"No backbone has {pattern!r} in its name: acclimate backbones resnet lists the ResNets.")
+        shown = found if pattern else [info for info in found if not info.downloads]
         screen.show_backbones(shown)
         if not pattern:
             screen.say(f"{len(found) - len(shown):,} more are timm's: acclimate backbones PATTERN finds them by name.")
@@ -324,7 +335,7 @@ class Exit(int, Enum):
     INTERRUPTED = 130
 
 
-def _run(work: Callable[[Screen], None], *, json: bool, quiet: bool, debug: bool) -> None:
+def _run(work: Callable[[Screen], None], *, json: bool, quiet: bool, debug: bool, resumes: bool = False) -> None:
     """Do the work of a command; an error ends it with one sentence and an exit code."""
     from acclimate.reporting import Screen
 
@@ -332,26 +343,27 @@ def _run(work: Callable[[Screen], None], *, json: bool, quiet: bool, debug: bool
     try:
         work(screen)
     except KeyboardInterrupt:
-        screen.error("Interrupted: the same command goes on from the last checkpoint.")
+        goes_on = ": the same command, without --overwrite, goes on from the last checkpoint" if resumes else ""
+        screen.error(f"Interrupted{goes_on}.")
         raise typer.Exit(Exit.INTERRUPTED) from None
-    except AcclimateError as error:
-        if debug:
-            raise
-        screen.error(str(error))
-        raise typer.Exit(Exit.MENDABLE) from None
     except Exception as error:
         if debug:
-            raise
-        screen.error(f"{_unexpected(error)} (--debug shows where.)")
-        raise typer.Exit(Exit.DEFECT) from None
+            traceback.print_exc()
+        sentence = _mendable(error)
+        hint = "" if debug else " (--debug shows where.)"
+        screen.error(sentence or f"{type(error).__name__}: {error}{hint}")
+        raise typer.Exit(Exit.MENDABLE if sentence else Exit.DEFECT) from None
 
 
-def _unexpected(error: Exception) -> str:
-    if isinstance(error, MemoryError) or "out of memory" in str(error):
+def _mendable(error: Exception) -> str | None:
+    """The sentence for an error that the user can mend."""
+    if isinstance(error, AcclimateError):
+        return str(error)
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return "The memory does not suffice: use a smaller --batch-size or a smaller backbone."
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}."
-    return f"{type(error).__name__}: {error}"
+    return None
 
 
 def main() -> Any:

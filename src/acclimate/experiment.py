@@ -90,6 +90,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
+        methods.load(self.method)  # refuses an unknown name
         methods.check_options(self.method, dict(self.options))
         choices = {"tune": ("auto", *get_args(Tune)), "augment": ("auto", *get_args(Augment)), "precision": PRECISIONS}
         for name, known in choices.items():
@@ -418,7 +419,7 @@ def _check_table(out: Path, run: Path, data: str) -> None:
     if out.exists() and any(
         path.exists() and out.samefile(path) for path in (Path(data), *map(run.joinpath, RUN_FILES))
     ):
-        raise DataError(f"{out} is what the predictions are made from: name another file with --out.")
+        raise DataError(f"{out} belongs to the run or to the data: name another file with --out.")
 
 
 # --- the run directory -------------------------------------------------------------------------------------------

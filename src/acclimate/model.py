@@ -18,7 +18,7 @@ import acclimate
 from acclimate import evaluation, methods
 from acclimate.data.batches import ArrayInputs, Inputs
 from acclimate.data.domains import Domain
-from acclimate.data.images import Augment, ImageInputs, Preprocess, View
+from acclimate.data.images import Augment, ImageInputs, Interpolation, Preprocess, View
 from acclimate.errors import AcclimateError, DataError, OptionError
 from acclimate.evaluation import Probabilities
 from acclimate.features.backbones import Backbone, fast_bf16, load_backbone, split_top, weights_fingerprint
@@ -224,11 +224,35 @@ def _divide(setup: Setup, backbone: Backbone | None, needs: Level, *, method: st
     return frozen, network
 
 
-def _vectors(domain: Domain, length: int | None) -> Inputs:
-    if isinstance(domain.items, tuple) or domain.kind != "vectors":
-        raise DataError(f"{domain.origin} holds images, but the model reads feature vectors.")
-    if domain.items.shape[1] != length:
-        raise DataError(
-            f"{domain.origin} has vectors of {domain.items.shape[1]} numbers, but the model reads {length}."
-        )
-    return ArrayInputs(np.asarray(domain.items, dtype=np.float32)[None])
+def _check_entries(entry: dict[str, Any]) -> None:
+    """Check the content of a model.json, which may come from anywhere."""
+    classes, backbone, preprocess = entry["classes"], entry["backbone"], entry["preprocess"]
+    named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
+    sound = {
+        "method": isinstance(entry["method"], str),
+        "options": isinstance(entry["options"], dict),
+        "classes": named and len(set(classes)) == len(classes) > 1,
+        "backbone": backbone is None or isinstance(backbone, str),
+        "vector": _is_length(entry["vector"]),
+        "tune": entry["tune"] in get_args(Tune),
+        "bottleneck": _is_length(entry["bottleneck"]),
+        "preprocess": (preprocess is None) == (backbone is None),
+        "interpolation": preprocess is None or preprocess["interpolation"] in get_args(Interpolation),
+        "bf16": isinstance(entry["bf16"], bool),
+    }
+    wrong = [name for name, right in sound.items() if not right]
+    if wrong:
+        raise ValueError(f"model.json has an impossible value of {', '.join(wrong)}")
+
+
+def _is_length(value: object) -> bool:
+    return value is None or (type(value) is int and value >= 1)
+
+
+def _reason(error: Exception) -> str:
+    """Why a model cannot be loaded, in a few words."""
+    if isinstance(error, KeyError):
+        return f"model.json lacks {error}"
+    if isinstance(error, RuntimeError):
+        return "the weights do not fit model.json"
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

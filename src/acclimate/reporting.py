@@ -283,7 +283,10 @@ class Screen:
 
     def show_method(self, described: Mapping[str, Any]) -> None:
         """Describe one method, as `methods.describe` describes it."""
-        table = _table("option", "default", "values")
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        table.add_column("option", no_wrap=True)
+        table.add_column("default", no_wrap=True)
+        table.add_column("values", overflow="fold")
         for name, option in described["options"].items():
             table.add_row(name, str(option["default"]), ", ".join(map(str, option["choices"])))
         self._show(described["title"], "", described["description"])

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -189,6 +190,7 @@ def _run_stage(
 ) -> Iterator[Progress]:
     number, stage = numbered
     batches = data.batches(stop * recipe.accumulate, start * recipe.accumulate)
+    parameters_of: dict[tuple[nn.Module, ...], list[nn.Parameter]] = {}  # what a stage trains stays the same
     for step in range(start, stop):
         method.progress = recipe.progress(step)
         factor = recipe.lr_factor(step)
@@ -198,7 +200,9 @@ def _run_stage(
         # One generator of objectives a batch, advanced in lockstep: the gradients of the same objective are averaged.
         lockstep = [stage.step(s, t) for s, t in islice(batches, recipe.accumulate)]
         for objective in lockstep[0]:
-            parameters = _parameters(method, objective)
+            if objective.over not in parameters_of:
+                parameters_of[objective.over] = _parameters(method, objective)
+            parameters = parameters_of[objective.over]
             optimizer.zero_grad(set_to_none=True)
             terms |= _backward(objective, parameters, recipe.accumulate, step)
             for generator in lockstep[1:]:
@@ -243,24 +247,25 @@ def _parameters(method: Method, objective: Objective) -> list[nn.Parameter]:
 def _backward(objective: Objective, parameters: list[nn.Parameter], parts: int, step: int) -> dict[str, Tensor]:
     """Add the objective's gradient to these parameters alone; returns its terms, detached."""
     terms = {name: term.detach() for name, term in objective.terms.items()}
-    loss = torch.stack(list(objective.terms.values())).sum()
-    if not torch.isfinite(loss):
+    loss = reduce(torch.add, objective.terms.values())
+    if not math.isfinite(loss.item()):
         bad = [name for name, term in terms.items() if not torch.isfinite(term)]
         raise DivergedError(
             f"Training diverged at step {step + 1}: {' and '.join(bad) or 'the sum of the terms'} is not finite; "
             "try a smaller learning rate (--lr) or gradient clipping (--clip 1)."
         )
-    torch.autograd.backward(loss / parts, inputs=parameters)
+    torch.autograd.backward(loss / parts if parts > 1 else loss, inputs=parameters)
     return terms
 
 
 def _check_and_clip(method: Method, parameters: list[nn.Parameter], clip: float | None, step: int) -> None:
     grads = [p.grad for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm(grads)
-    if not torch.isfinite(norm):
-        bad = next(name for name, p in method.named_parameters() if p.grad is not None and not p.grad.isfinite().all())
+    if not math.isfinite(norm.item()):
+        bad = [name for name, p in method.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
+        what = f"gradient of {bad[0]}" if bad else "norm of the gradient"
         raise DivergedError(
-            f"Training diverged at step {step + 1}: the gradient of {bad} is not finite; "
+            f"Training diverged at step {step + 1}: the {what} is not finite; "
             "try a smaller learning rate (--lr) or gradient clipping (--clip 1)."
         )
     if clip is not None:

@@ -55,7 +55,7 @@ def features(
         views: The views of each image to compute, in the order of the result's first axis.
         bf16: Run `encode` in bfloat16.
         device: Where `encode` runs.
-        batch_size: Images a forward pass; None is 8 on a CPU and 64 elsewhere. It may change the last bits of the result.
+        batch_size: Images a forward pass; None is 8 on a CPU and 64 elsewhere. It may change the result's last bits.
         track: Reports the progress, in batches.
 
     Returns:

@@ -1,0 +1,262 @@
+"""Models on disk: they predict as they did when they were trained, and opening one from a stranger is safe."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from acclimate import methods
+from acclimate.data.domains import Domain, read_target
+from acclimate.errors import DataError
+from acclimate.features.backbones import load_backbone
+from acclimate.model import Model, Setup
+from acclimate.reporting import read_probabilities
+from tiny import pictures, refused, succeeds, vectors
+
+TIMM = "test_resnet"
+SMALL = ("--bottleneck", "8", "--batch-size", "6", "--steps", "3")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "w.safetensors"
+    save_file(timm.create_model(TIMM).state_dict(), file)
+    return file
+
+
+def setup(**changes: Any) -> Setup:
+    content: dict[str, Any] = {
+        "method": "wemnet",
+        "options": {"trade_off": 0.5},
+        "classes": ("a", "b", "c"),
+        "backbone": None,
+        "vector": 6,
+        "tune": "head",
+        "bottleneck": 8,
+        "preprocess": None,
+        "bf16": False,
+    }
+    return Setup(**{**content, **changes})
+
+
+def built(kind: str, method: str, folder: Path, weights: Path) -> tuple[Model, Domain]:
+    """A model with random weights whose normalisation has seen a batch, and what it can read."""
+    torch.manual_seed(0)
+    if kind == "vectors":
+        domain = read_target(vectors(folder / "target.npz"))
+        model = Model(setup(method=method, options={}), None)
+    else:
+        name = "lenet" if kind == "scratch" else TIMM
+        tune = "all" if kind == "scratch" else kind
+        domain = read_target(pictures(folder / "target"))
+        backbone = load_backbone(name, weights=None if kind == "scratch" else weights)
+        how = {"backbone": name, "vector": None, "tune": tune, "preprocess": backbone.preprocess}
+        model = Model(setup(method=method, options={}, **how), backbone)
+    model.method.train()
+    with torch.no_grad():
+        model.method.predict(model.inputs(domain).batch(np.arange(6), None))
+    return model, domain
+
+
+@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("kind", ["vectors", "scratch", "head", "top", "all"])
+def test_a_loaded_model_predicts_the_same(kind: str, method: str, tmp_path: Path, weights: Path) -> None:
+    model, domain = built(kind, method, tmp_path, weights)
+    before = model.predict(domain)
+    model.save(tmp_path)
+    torch.manual_seed(1)
+    loaded = Model.load(tmp_path)
+    assert loaded.setup == model.setup
+    assert np.array_equal(loaded.predict(domain), before)
+    assert len(np.unique(before, axis=0)) > 1  # it does read its input
+    state, again = model.method.state_dict(), loaded.method.state_dict()
+    assert state.keys() == again.keys()
+    assert all(torch.equal(state[name], again[name]) for name in state)
+
+
+@pytest.mark.parametrize("kind", ["vectors", "scratch", "head", "top", "all"])
+def test_predict_repeats_the_run_to_the_byte(kind: str, tmp_path: Path, weights: Path) -> None:
+    if kind == "vectors":
+        source, target = vectors(tmp_path / "source.npz"), vectors(tmp_path / "target.npz", shift=0.5)
+        options: tuple[str | Path, ...] = ()
+    else:
+        source, target = pictures(tmp_path / "source"), pictures(tmp_path / "target", shade=20)
+        net = ("lenet",) if kind == "scratch" else (TIMM, "--weights", weights, "--tune", kind)
+        options = ("--backbone", *net)
+    run = tmp_path / "run"
+    succeeds("fit", "--source", source, "--target", target, "--out", run, *SMALL, *options)
+    succeeds("predict", run, target, "--out", tmp_path / "again.csv")
+    assert (tmp_path / "again.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+    scores = json.loads(succeeds("evaluate", run, target, "--json").stdout)
+    assert scores == json.loads((run / "record.json").read_text())["scores"]
+
+    shutil.rmtree(tmp_path / "cache", ignore_errors=True)  # what the fit computed is not needed
+    succeeds("predict", run, target, "--out", tmp_path / "anew.csv")
+    assert (tmp_path / "anew.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+
+    model, domain = Model.load(run), read_target(target)  # batches of another size change the last bits alone
+    part = model.predict(domain.select([1, 5, 7]))
+    assert part == pytest.approx(read_probabilities(run / "predictions.csv")[[1, 5, 7]], abs=1e-5)
+
+
+def test_a_run_can_be_moved(tmp_path: Path) -> None:
+    source, target = vectors(tmp_path / "source.npz"), vectors(tmp_path / "target.npz", shift=0.5)
+    succeeds("fit", "--source", source, "--target", target, "--out", tmp_path / "run", *SMALL)
+    expected = (tmp_path / "run" / "predictions.csv").read_bytes()
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    source.unlink()
+    for path in moved.iterdir():
+        if path.name not in ("model.json", "model.safetensors"):  # all that prediction needs
+            path.unlink()
+    succeeds("predict", moved, target, "--out", tmp_path / "p.csv")
+    assert (tmp_path / "p.csv").read_bytes() == expected
+
+
+# --- a model from a stranger ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stranger(tmp_path: Path) -> Path:
+    Model(setup(), None).save(tmp_path)
+    return tmp_path
+
+
+def altered(folder: Path, **changes: Any) -> str:
+    """The sentence that refuses a model whose model.json has other entries; ... leaves one out."""
+    description = json.loads((folder / "model.json").read_text())
+    description.update(changes)
+    content = {name: value for name, value in description.items() if value is not ...}
+    (folder / "model.json").write_text(json.dumps(content))
+    with pytest.raises(DataError) as raised:
+        Model.load(folder)
+    sentence = str(raised.value)
+    start = f"The model in {folder} is damaged or of another version ("
+    assert sentence.startswith(start)
+    assert "\n" not in sentence
+    return sentence.removeprefix(start).removesuffix("): train it again.")
+
+
+def test_nothing_is_unpickled(stranger: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+            return os.mkdir, (str(stranger / "sprung"),)
+
+    torch.save({"x": Evil()}, stranger / "evil.pth")
+    torch.load(stranger / "evil.pth", weights_only=False)
+    (stranger / "sprung").rmdir()  # the trap works
+    shutil.copy(stranger / "evil.pth", stranger / "model.safetensors")
+    with pytest.raises(DataError, match="is damaged or of another version"):
+        Model.load(stranger)
+    assert not (stranger / "sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("method", 5),
+        ("options", []),
+        ("options", None),
+        ("classes", "abc"),
+        ("classes", ["a", "a", "b"]),
+        ("classes", ["a"]),
+        ("classes", [1, 2, 3]),
+        ("classes", None),
+        ("backbone", 5),
+        ("vector", 0),
+        ("vector", "6"),
+        ("vector", True),
+        ("tune", "most"),
+        ("tune", ["head"]),
+        ("bottleneck", -8),
+        ("bottleneck", 8.0),
+        ("preprocess", {"interpolation": "bilinear"}),
+        ("bf16", "yes"),
+    ],
+)
+def test_an_impossible_entry(stranger: Path, name: str, value: object) -> None:
+    reason = altered(stranger, **{name: value})
+    assert reason.startswith("model.json has an impossible value of ")
+    assert name in reason
+
+
+@pytest.mark.parametrize("name", ["method", "options", "classes", "backbone", "vector", "preprocess", "bf16"])
+def test_a_missing_entry(stranger: Path, name: str) -> None:
+    assert altered(stranger, **{name: ...}) == f"model.json lacks '{name}'"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"method": "../../evil"}, "There is no method '../../evil'; did you mean"),
+        ({"method": "os"}, "There is no method 'os'; did you mean"),
+        ({"options": {"trade_of": 1}}, "wemnet has no option 'trade_of'; did you mean trade_off?"),
+        ({"options": {"trade_off": "much"}}, "The option trade_off of wemnet takes a number, not 'much'"),
+        ({"classes": ["a", "b"]}, "the weights do not fit model.json"),
+        ({"vector": 7}, "the weights do not fit model.json"),
+        ({"vector": None}, "The method wemnet needs vectors, and cannot work on feature vectors"),
+        ({"bottleneck": None}, "the weights do not fit model.json"),
+        ({"method": "source_only", "options": {}}, "the weights do not fit model.json"),
+    ],
+)
+def test_entries_that_do_not_fit(stranger: Path, changes: dict[str, Any], reason: str) -> None:
+    assert altered(stranger, **changes).startswith(reason)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:someone/something", "local-dir:/", "https://example.org/model", "nonsense"])
+def test_a_backbone_from_elsewhere_is_not_fetched(stranger: Path, name: str) -> None:
+    sound = {"resize": 28, "size": 28, "mean": [0.5], "std": [0.5], "interpolation": "bilinear", "channels": 1}
+    reason = altered(stranger, backbone=name, preprocess={**sound, "aspect": "keep"})
+    assert reason.startswith(f"There is no backbone {name!r}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"interpolation": "hamming"}, "model.json has an impossible value of interpolation"),
+        ({"size": 29}, "A crop of 29 pixels does not fit a resized image of 28"),
+        ({"mean": [0.5, 0.5]}, "Images of 1 channels need as many means"),
+        ({"mean": 0.5}, "'float' object is not iterable"),
+        ({"sharpen": 1}, "Preprocess.__init__() got an unexpected keyword argument 'sharpen'"),
+    ],
+)
+def test_impossible_preprocessing(stranger: Path, changes: dict[str, Any], reason: str) -> None:
+    sound = {"resize": 28, "size": 28, "mean": [0.5], "std": [0.5], "interpolation": "bilinear", "channels": 1}
+    preprocess = {**sound, "aspect": "keep", **changes}
+    assert altered(stranger, backbone="lenet", tune="all", preprocess=preprocess).startswith(reason)
+
+
+def test_weights_with_a_tensor_too_many_or_too_few(stranger: Path) -> None:
+    file = stranger / "model.safetensors"
+    tensors = load_file(file)
+    name = "method/net.bottleneck.0.weight"
+    for other in (
+        {k: v for k, v in tensors.items() if k != name},
+        {**tensors, "method/more": torch.zeros(1)},
+        {**tensors, name: torch.zeros(1)},
+    ):
+        save_file(other, file)
+        assert altered(stranger) == "the weights do not fit model.json"
+    save_file(tensors, file)
+    assert Model.load(stranger).setup == setup()
+
+
+def test_a_class_name_stays_data(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    torch.manual_seed(0)
+    Model(setup(classes=("=1+1", "[bold]b[/bold]", 'c"\n')), None).save(run)
+    target = vectors(tmp_path / "target.npz", labelled=False)
+    result = json.loads(succeeds("predict", run, target, "--out", tmp_path / "p.csv", "--json").stdout)
+    assert list(result["classes"]) == ["=1+1", "[bold]b[/bold]", 'c"\n']
+    assert '(=1+1, [bold]b[/bold], c"\\n)' in refused("evaluate", run, target)

@@ -1,0 +1,60 @@
+"""Tiny domains, and the command line run inside the test's own process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from click.testing import Result
+from PIL import Image
+from typer.testing import CliRunner
+
+from acclimate.cli import app
+
+
+def vectors(path: Path, *, shift: float = 0.0, labelled: bool = True, n: int = 24, d: int = 6) -> Path:
+    """An .npz of feature vectors (n, d) of the classes a, b and c."""
+    rng = np.random.default_rng(int(10 * shift))
+    y = np.arange(n) % 3
+    x = rng.normal(size=(n, d)) + 2 * np.eye(3, d)[y] + shift
+    arrays = {"x": x.astype(np.float32)}
+    if labelled:
+        arrays["y"] = np.array(list("abc"))[y]
+    np.savez(path, **arrays)
+    return path
+
+
+def pictures(folder: Path, classes: tuple[str, ...] = ("a", "b", "c"), *, n: int = 4, shade: int = 0) -> Path:
+    """A folder of class folders with n images of 12 pixels each; a flat folder where the only class is ''."""
+    rng = np.random.default_rng(shade)
+    for k, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(n):
+            pixels = rng.integers(0, 60, (12, 12, 3)) + 60 * k + shade
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{i}.png")
+    return folder
+
+
+def acclimate(*args: str | Path, columns: int = 80) -> Result:
+    """What the command prints and its exit code; an exception that it lets through is raised."""
+    return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, [str(arg) for arg in args], catch_exceptions=False)
+
+
+def succeeds(*args: str | Path, columns: int = 80) -> Result:
+    """The same for a command that has to succeed."""
+    result = acclimate(*args, columns=columns)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def refused(*args: str | Path) -> str:
+    """The sentence with which the command refuses what the user can mend."""
+    result = acclimate(*args)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    *remarks, sentence = result.stderr.rstrip("\n").split("\n")
+    assert all(remark.startswith(("Source: ", "Warning: ", "Checking images: ", "Predicting: ")) for remark in remarks)
+    assert sentence.startswith("Error: ")
+    assert sentence.endswith((".", "?"))
+    return sentence.removeprefix("Error: ")
