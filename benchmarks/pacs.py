@@ -1,6 +1,6 @@
 """The six tasks of three PACS domains, with every row that the paper's ablation has and its controls.
 
-    python benchmarks/pacs.py --data DIR --out runs/pacs --table docs/results/pacs.md
+    python benchmarks/pacs.py --data DIR --out runs/pacs --tables tables.md --records docs/results/pacs.json
 
 DIR holds the folders photo, art_painting and cartoon, each with class folders. Features are computed once; runs that
 are finished are not repeated, and one that was interrupted goes on. Each run is the command
@@ -15,9 +15,10 @@ import json
 from collections.abc import Sequence
 from itertools import permutations
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from acclimate.experiment import Settings, fit
 from acclimate.reporting import Screen
@@ -78,29 +79,38 @@ def run_all(data: Path, out: Path, rows: Sequence[Row]) -> None:
                 print(f"{done}/{total} {row.label}: {source} to {target}, seed {seed}: {accuracy:.1f}", flush=True)
 
 
-def accuracies(out: Path, row: Row, metric: str) -> np.ndarray:
-    """(tasks, seeds) in %, NaN where a run is missing."""
-    figures = []
-    for source, target in permutations(DOMAINS, 2):
-        files = [folder_of(out, row, source, target, seed) / "record.json" for seed in SEEDS]
-        figures.append([json.loads(f.read_text())["scores"][metric] if f.exists() else np.nan for f in files])
-    return 100 * np.array(figures)
+def records_of(out: Path, row: Row) -> dict[tuple[str, str, int], dict[str, Any]]:
+    """The records of a row's runs, by source, target and seed; empty unless all of them are finished."""
+    keys = [(s, t, seed) for s, t in permutations(DOMAINS, 2) for seed in SEEDS]
+    files = [folder_of(out, row, *key) / "record.json" for key in keys]
+    if not all(file.exists() for file in files):
+        return {}
+    return {key: json.loads(file.read_text()) for key, file in zip(keys, files, strict=True)}
 
 
-def table(out: Path, metric: str) -> str:
+Results: TypeAlias = dict[str, dict[tuple[str, str, int], dict[str, Any]]]
+
+
+def accuracies(results: Results, label: str, metric: str) -> npt.NDArray[np.float64]:
+    """(tasks, seeds) in %."""
+    figures = [record["scores"][metric] for record in results[label].values()]
+    return 100 * np.array(figures).reshape(-1, len(SEEDS))
+
+
+def table(results: Results, metric: str) -> str:
     """Markdown: mean and standard deviation over the seeds, a column a task."""
     tasks = [f"{DOMAINS[s]}→{DOMAINS[t]}" for s, t in permutations(DOMAINS, 2)]
     lines = [f"| method | {' | '.join(tasks)} | mean |", "|---|" + "---:|" * (len(tasks) + 1)]
-    for row in ROWS:
-        figures = accuracies(out, row, metric)
+    for label in results:
+        figures = accuracies(results, label, metric)
         cells = [f"{mean:.1f} ± {std:.1f}" for mean, std in zip(figures.mean(1), figures.std(1, ddof=1), strict=True)]
         over_tasks = figures.mean(0)
         cells.append(f"**{over_tasks.mean():.1f}** ± {over_tasks.std(ddof=1):.1f}")
-        lines.append(f"| {row.label} | {' | '.join(cells)} |")
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def differences(out: Path, metric: str) -> str:
+def differences(results: Results, metric: str) -> str:
     """Markdown: paired differences over the tasks and seeds, with how often each side is the better."""
     pairs = [
         ("WEMNet", "DANN"),
@@ -113,13 +123,12 @@ def differences(out: Path, metric: str) -> str:
         ("WEMNet, SEM only", "SEM only, random masks"),
         ("WEMNet", "WEMNet, random masks"),
     ]
-    rows = {row.label: row for row in ROWS}
     lines = [
         "| this | minus this | mean difference | 95 % interval over tasks | better in |",
         "|---|---|---:|---:|---:|",
     ]
-    for a, b in pairs:
-        d = accuracies(out, rows[a], metric) - accuracies(out, rows[b], metric)
+    for a, b in ((a, b) for a, b in pairs if a in results and b in results):
+        d = accuracies(results, a, metric) - accuracies(results, b, metric)
         per_task = d.mean(1)
         half = 2.571 * per_task.std(ddof=1) / np.sqrt(len(per_task))  # Student's t, 5 degrees of freedom
         interval = f"{d.mean() - half:+.1f} to {d.mean() + half:+.1f}"
@@ -127,17 +136,33 @@ def differences(out: Path, metric: str) -> str:
     return "\n".join(lines)
 
 
-def domain_error_table(out: Path) -> str:
+def domain_error_table(results: Results) -> str:
     """Markdown: equation 12 on f ("with f_d") and on f_hat_d ("without"), averaged over tasks and seeds."""
     lines = ["| method | domain | with f_d | without f_d |", "|---|---|---:|---:|"]
-    for row in ROWS:
-        files = sorted(folder_of(out, row, "x", "y", 0).parent.parent.glob("*/*/record.json"))
-        errors = [json.loads(f.read_text())["domain_error"] for f in files]
-        if row.method == "wemnet" and "dim" not in row.options and errors:
+    for label, records in results.items():
+        errors = [record["domain_error"] for record in records.values()]
+        if all("f_hat_d" in error for error in errors):
             for domain in ("source", "target"):
                 with_f_d, without = (np.mean([e[key][domain] for e in errors]) for key in ("f", "f_hat_d"))
-                lines.append(f"| {row.label} | {domain} | {with_f_d:.2f} | {without:.2f} |")
+                lines.append(f"| {label} | {domain} | {with_f_d:.2f} | {without:.2f} |")
     return "\n".join(lines)
+
+
+def summaries(results: Results) -> list[dict[str, Any]]:
+    """What is kept of each run: a line with its figures."""
+    return [
+        {
+            "row": label,
+            "source": source,
+            "target": target,
+            "seed": seed,
+            "accuracy": record["scores"]["accuracy"],
+            "mean_per_class": record["scores"]["mean_per_class"],
+            "domain_error": record["domain_error"],
+        }
+        for label, records in results.items()
+        for (source, target, seed), record in records.items()
+    ]
 
 
 def main() -> None:
@@ -145,25 +170,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path("runs/pacs"))
-    parser.add_argument("--rows", nargs="+", default=[row.label for row in ROWS], help="run these alone")
-    parser.add_argument("--table", type=Path, help="write the tables here too")
+    parser.add_argument("--rows", nargs="*", default=[row.label for row in ROWS], help="run these rows alone")
+    parser.add_argument("--tables", type=Path, help="write the tables here too")
+    parser.add_argument("--records", type=Path, help="write the figures of each run here, as JSON")
     args = parser.parse_args()
     run_all(args.data, args.out, [row for row in ROWS if row.label in args.rows])
-    text = "\n\n".join(
-        [
-            "Overall accuracy",
-            table(args.out, "accuracy"),
-            "Mean of the classes' accuracies",
-            table(args.out, "mean_per_class"),
-            "Paired differences of the overall accuracy",
-            differences(args.out, "accuracy"),
-            "Domain error (WEMNet's equation 12)",
-            domain_error_table(args.out),
-        ]
-    )
+    results = {row.label: records for row in ROWS if (records := records_of(args.out, row))}
+    sections = {
+        "Overall accuracy": table(results, "accuracy"),
+        "Mean of the classes' accuracies": table(results, "mean_per_class"),
+        "Paired differences of the overall accuracy": differences(results, "accuracy"),
+        "Domain error (WEMNet's equation 12)": domain_error_table(results),
+    }
+    text = "\n\n".join(f"## {title}\n\n{body}" for title, body in sections.items())
     print(text)
-    if args.table:
-        args.table.write_text(text + "\n", encoding="utf-8")
+    if args.tables:
+        args.tables.write_text(text + "\n", encoding="utf-8")
+    if args.records:
+        lines = ",\n".join(json.dumps(line) for line in summaries(results))
+        args.records.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

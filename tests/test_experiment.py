@@ -302,6 +302,7 @@ from acclimate.cli import main
 from acclimate.training import Checkpoint
 
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background starts with it ignored
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
