@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from float64 import Rows, normal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from acclimate.data.batches import Indices, Labelled, Pair, Unlabelled
+from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.features.network import Network
 from acclimate.layers import Critic
 from acclimate.methods.dann import DANN
@@ -20,28 +21,6 @@ from acclimate.training import Recipe, train
 K, N, B = 3, 24, 8
 CRITICS: list[Critic] = ["mlp", "linear"]
 RAMP = 2 / (1 + math.exp(-10 * 0.13)) - 1
-
-
-class Rows:
-    """The rows of an array in float64, without augmentation."""
-
-    def __init__(self, rows: Tensor) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
-        return self.rows[torch.from_numpy(index)]
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 def build(critic: Critic = "mlp", *, trade_off: float = 1.0, progress: float = 0.13) -> DANN:

@@ -4,39 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import pytest
 import torch
+from float64 import Rows, normal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from acclimate.data.batches import Indices, Labelled, Pair, Unlabelled
+from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.features.network import Network
 from acclimate.methods.source_only import SourceOnly
 from acclimate.training import Recipe, train
 
 K, N, B = 3, 24, 8
-
-
-class Rows:
-    """The rows of an array in float64, without augmentation."""
-
-    def __init__(self, rows: Tensor) -> None:
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
-        return self.rows[torch.from_numpy(index)]
-
-
-@pytest.fixture(autouse=True)
-def _seeded() -> None:
-    torch.manual_seed(0)
-
-
-def normal(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 def build() -> SourceOnly:
