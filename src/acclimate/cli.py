@@ -22,6 +22,8 @@ DATA_FORMS = (
     "a folder of class folders, an image list (.txt, a line each: path label), a CSV with the columns path and label, "
     "or an .npz with x and y"
 )
+OWN = "Default: the method's own, mostly"
+FROM_CHECKPOINT = "the same command, without --overwrite, goes on from the last checkpoint"
 app = typer.Typer(
     name="acclimate",
     help="Adapt an image classifier to a new domain, without labels there.\n\n"
@@ -109,23 +111,35 @@ def fit(
     ] = "auto",
     steps: Annotated[int, typer.Option(help="Steps of training.", rich_help_panel="Training")] = 1500,
     batch_size: Annotated[int, typer.Option(help="Images a step from each domain.", rich_help_panel="Training")] = 32,
-    lr: Annotated[float, typer.Option(help="Learning rate of new layers.", rich_help_panel="Training")] = 0.01,
+    optimizer: Annotated[
+        Literal["sgd", "adam"] | None,
+        typer.Option(help=f"SGD with Nesterov momentum, or Adam. {OWN} sgd.", rich_help_panel="Training"),
+    ] = None,
+    lr: Annotated[
+        float | None, typer.Option(help=f"Learning rate of new layers. {OWN} 0.01.", rich_help_panel="Training")
+    ] = None,
     backbone_lr: Annotated[
-        float, typer.Option(help="Multiplier of it for pretrained layers.", rich_help_panel="Training")
-    ] = 0.1,
-    momentum: Annotated[float, typer.Option(help="Nesterov momentum.", rich_help_panel="Training")] = 0.9,
-    weight_decay: Annotated[float, typer.Option(help="Weight decay.", rich_help_panel="Training")] = 1e-3,
+        float | None,
+        typer.Option(help=f"Multiplier of it for pretrained layers. {OWN} 0.1.", rich_help_panel="Training"),
+    ] = None,
+    momentum: Annotated[
+        float | None, typer.Option(help=f"Momentum, or Adam's beta 1. {OWN} 0.9.", rich_help_panel="Training")
+    ] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help=f"Weight decay. {OWN} 0.001.", rich_help_panel="Training")
+    ] = None,
     schedule: Annotated[
-        Literal["paper", "tll", "constant"],
+        Literal["paper", "tll", "constant"] | None,
         typer.Option(
             help="How the learning rate falls and the adaptation sets in: over the run (paper), over a fixed number of "
-            "steps as in Transfer-Learning-Library (tll), or a constant rate.",
+            f"steps as in Transfer-Learning-Library (tll), or a constant rate. {OWN} paper.",
             rich_help_panel="Training",
         ),
-    ] = "paper",
+    ] = None,
     decay: Annotated[
-        float, typer.Option(help="a of the learning rate lr (1 + a progress)^-0.75.", rich_help_panel="Training")
-    ] = 10.0,
+        float | None,
+        typer.Option(help=f"a of the learning rate lr (1 + a progress)^-0.75. {OWN} 10.", rich_help_panel="Training"),
+    ] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of a gradient.", rich_help_panel="Training")] = None,
     accumulate: Annotated[
         int, typer.Option(help="Batches whose gradients are averaged into a step.", rich_help_panel="Training")
@@ -165,9 +179,11 @@ def fit(
         from acclimate import experiment
         from acclimate.training import Recipe
 
-        recipe = Recipe(
+        recipe = Recipe.of(
+            methods.load(method),
             steps=steps,
             batch_size=batch_size,
+            optimizer=optimizer,
             lr=lr,
             backbone_lr=backbone_lr,
             momentum=momentum,
@@ -197,7 +213,7 @@ def fit(
         record = experiment.fit(settings, out, screen, compare=compare, overwrite=overwrite)
         experiment.show(record, out, screen)
 
-    _run(work, json=json, quiet=quiet, debug=debug, resumes=True)
+    _run(work, json=json, quiet=quiet, debug=debug, goes_on=FROM_CHECKPOINT)
 
 
 @app.command(rich_help_panel="Adapt")
@@ -223,8 +239,7 @@ def demo(
         from acclimate.data.digits import write_digits
         from acclimate.training import Recipe
 
-        methods.load(method)  # mistakes are told before anything is written
-        recipe = Recipe(steps=steps)
+        recipe = Recipe.of(methods.load(method), steps=steps)  # mistakes are told before anything is written
         source, target = write_digits(out / "images")
         settings = experiment.Settings(
             source=str(source),
@@ -236,7 +251,109 @@ def demo(
         record = experiment.fit(settings, out / method, screen, compare=True, overwrite=overwrite)
         experiment.show(record, out / method, screen)
 
-    _run(work, json=json, quiet=quiet, debug=debug, resumes=True)
+    _run(work, json=json, quiet=quiet, debug=debug, goes_on=FROM_CHECKPOINT)
+
+
+@app.command(rich_help_panel="Compare")
+def bench(
+    out: Annotated[Path, typer.Option(help="The folder for the runs and records.jsonl.", rich_help_panel="Grid")],
+    grid: Annotated[
+        str | None, typer.Argument(metavar="[GRID]", help="A grid's .toml file, or the name of a paper's table.")
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Without a grid: the benchmark.", rich_help_panel="Grid")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder that the domains lie in.", rich_help_panel="Grid")
+    ] = None,
+    methods_: Annotated[
+        str | None,
+        typer.Option("--methods", help="Take these rows alone, with commas between.", rich_help_panel="Grid"),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Take these tasks alone: SOURCE-TARGET,...", rich_help_panel="Grid")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Take these seeds, such as 0,1,2.", rich_help_panel="Grid")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of training.", rich_help_panel="Every run")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images a step from each domain.", rich_help_panel="Every run")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of new layers.", rich_help_panel="Every run")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="paper, tll or constant, as in fit.", rich_help_panel="Every run")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="The network.", rich_help_panel="Every run")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="A file of weights for the network.", rich_help_panel="Every run")
+    ] = None,
+    tune: Annotated[
+        str | None, typer.Option(help="auto, head, top or all, as in fit.", rich_help_panel="Every run")
+    ] = None,
+    bottleneck: Annotated[
+        int | None,
+        typer.Option(help="Length of the feature; 0: the backbone's own.", rich_help_panel="Every run"),
+    ] = None,
+    augment: Annotated[str | None, typer.Option(help="Random views, as in fit.", rich_help_panel="Every run")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.", rich_help_panel="Machine")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", rich_help_panel="Machine")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at the same time.", rich_help_panel="Machine")] = 1,
+    threads: Annotated[
+        int,
+        typer.Option(help="Threads of a run; runs with equally many end with equal bits.", rich_help_panel="Machine"),
+    ] = 1,
+    keep_models: Annotated[
+        bool, typer.Option("--keep-models", help="Keep the models' weights.", rich_help_panel="Machine")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run a grid: every row on every task with every seed.
+
+    The same command goes on where it was interrupted, and never repeats a finished run.
+    """
+
+    def work(screen: Screen) -> None:
+        from acclimate import bench as benches
+
+        overrides = {
+            "steps": steps,
+            "batch_size": batch_size,
+            "lr": lr,
+            "schedule": schedule,
+            "backbone": backbone,
+            "weights": weights,
+            "tune": tune,
+            "bottleneck": bottleneck,
+            "augment": augment,
+            "device": device,
+            "precision": precision,
+        }
+        made = benches.grid_of(
+            grid,
+            benchmark=benchmark,
+            root=root,
+            only=_listed(methods_),
+            tasks=_listed(tasks),
+            seeds=_seeds(seeds),
+            overrides={name: value for name, value in overrides.items() if value is not None},
+        )
+        records = benches.bench(made, out, screen, jobs=jobs, threads=threads, keep_models=keep_models)
+        screen.show_json(benches.summary(records, out))
+        benches.check(records, out)
+
+    _run(work, json=json, quiet=quiet, debug=debug, goes_on="the same command goes on where it stopped")
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _seeds(text: str | None) -> list[int]:
+    try:
+        return [int(part) for part in _listed(text)]
+    except ValueError:
+        raise OptionError(f"--seeds takes whole numbers with commas between, not {text!r}.") from None
 
 
 @app.command(rich_help_panel="Use")
@@ -335,7 +452,7 @@ class Exit(int, Enum):
     INTERRUPTED = 130
 
 
-def _run(work: Callable[[Screen], None], *, json: bool, quiet: bool, debug: bool, resumes: bool = False) -> None:
+def _run(work: Callable[[Screen], None], *, json: bool, quiet: bool, debug: bool, goes_on: str = "") -> None:
     """Do the work of a command; an error ends it with one sentence and an exit code."""
     from acclimate.reporting import Screen
 
@@ -343,8 +460,7 @@ def _run(work: Callable[[Screen], None], *, json: bool, quiet: bool, debug: bool
     try:
         work(screen)
     except KeyboardInterrupt:
-        goes_on = ": the same command, without --overwrite, goes on from the last checkpoint" if resumes else ""
-        screen.error(f"Interrupted{goes_on}.")
+        screen.error(f"Interrupted{': ' if goes_on else ''}{goes_on}.")
         raise typer.Exit(Exit.INTERRUPTED) from None
     except Exception as error:
         if debug:

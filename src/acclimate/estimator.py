@@ -18,6 +18,7 @@ from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
+from acclimate import methods
 from acclimate.data.domains import Domain, LabelledDomain, check_pair, domain_of
 from acclimate.data.images import Augment, find_broken
 from acclimate.errors import DataError, OptionError
@@ -27,14 +28,14 @@ from acclimate.methods.base import Method
 from acclimate.model import Model, Tune
 from acclimate.reporting import Screen
 from acclimate.track import Track
-from acclimate.training import Recipe, train
+from acclimate.training import METHODS_OWN, Recipe, train
 
 Rows: TypeAlias = npt.ArrayLike | Sequence[str | Path]
 
 RECIPE = tuple(field.name for field in fields(Recipe))
 WHOLE = ("steps", "batch_size", "accumulate", "bottleneck")
 REAL = ("lr", "backbone_lr", "momentum", "weight_decay", "decay", "clip")
-MAY_BE_NONE = ("bottleneck", "clip")
+MAY_BE_NONE = ("bottleneck", "clip", *METHODS_OWN)
 
 
 class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -73,9 +74,10 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             features, on vectors and on networks from scratch, crop+flip where a pretrained backbone is trained.
         steps: Steps of training.
         batch_size: Samples a batch from each domain.
+        optimizer: "sgd" or "adam". None, here and in the next six, is what the method's paper has.
         lr: Learning rate of new layers.
         backbone_lr: Multiplier of the learning rate of pretrained layers.
-        momentum: Nesterov momentum.
+        momentum: Nesterov momentum, or Adam's beta_1.
         weight_decay: L2 penalty, on every parameter.
         schedule: "paper", "tll" or "constant", as in `acclimate.training.Recipe`.
         decay: How fast the learning rate falls.
@@ -126,12 +128,13 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         augment: Augment | Literal["auto"] = "auto",
         steps: int = 1500,
         batch_size: int = 32,
-        lr: float = 0.01,
-        backbone_lr: float = 0.1,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-3,
-        schedule: Literal["paper", "tll", "constant"] = "paper",
-        decay: float = 10.0,
+        optimizer: Literal["sgd", "adam"] | None = None,
+        lr: float | None = None,
+        backbone_lr: float | None = None,
+        momentum: float | None = None,
+        weight_decay: float | None = None,
+        schedule: Literal["paper", "tll", "constant"] | None = None,
+        decay: float | None = None,
         clip: float | None = None,
         accumulate: int = 1,
         device: str = "auto",
@@ -148,6 +151,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self.augment = augment
         self.steps = steps
         self.batch_size = batch_size
+        self.optimizer = optimizer
         self.lr = lr
         self.backbone_lr = backbone_lr
         self.momentum = momentum
@@ -239,7 +243,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             tune=self.tune,
             bottleneck=self.bottleneck,
             augment=self.augment,
-            recipe=Recipe(**{name: getattr(self, name) for name in RECIPE}),
+            recipe=Recipe.of(methods.load(self.method), **{name: getattr(self, name) for name in RECIPE}),
             seed=_seed(self.random_state),
             device=str(self.device),
             precision=self.precision,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from acclimate.data.domains import Domain, class_names, read_target, sorted_classes
 from acclimate.errors import DataError, DivergedError
+from acclimate.methods.base import evaluation_mode
 from acclimate.track import Track, silent
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ def predict(
     Raises:
         DivergedError: The method's logits are not finite.
     """
-    with _evaluation_mode(method):
+    with evaluation_mode(method):
         batches = _batches(inputs, batch_size, device, track, "Predicting")
         probabilities = [method.predict(x).cpu().double().softmax(1).numpy() for x in batches]
     if not all(np.isfinite(p).all() for p in probabilities):
@@ -284,7 +284,7 @@ def domain_errors(
         method has no discriminator.
     """
     errors: dict[str, dict[str, float]] = defaultdict(dict)
-    with _evaluation_mode(method):
+    with evaluation_mode(method):
         for domain, inputs in {"source": source, "target": target}.items():
             scores: dict[str, list[npt.NDArray[np.float64]]] = defaultdict(list)
             for x in _batches(inputs, batch_size, device, track, f"Domain error of the {domain}"):
@@ -296,21 +296,6 @@ def domain_errors(
             for feature, batches in scores.items():
                 errors[feature][domain] = domain_error(batches)
     return dict(errors)
-
-
-@contextmanager
-def _evaluation_mode(method: Method) -> Iterator[None]:
-    """No gradients, and every module in evaluation mode; afterwards each has its own mode back."""
-    import torch
-
-    training = {module: module.training for module in method.modules()}
-    method.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module, mode in training.items():
-            module.training = mode
 
 
 def _batches(

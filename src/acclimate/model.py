@@ -24,6 +24,7 @@ from acclimate.evaluation import Probabilities
 from acclimate.features.backbones import Backbone, fast_bf16, load_backbone, split_top, weights_fingerprint
 from acclimate.features.cache import features
 from acclimate.features.network import Level, Network
+from acclimate.methods.base import evaluation_mode
 from acclimate.reporting import write_json
 from acclimate.track import Track, silent
 
@@ -220,8 +221,20 @@ def _divide(setup: Setup, backbone: Backbone | None, needs: Level, *, method: st
         level=level,
         pretrained=backbone.pretrained,
         bf16=setup.bf16 and level != "vector",
+        mean=backbone.preprocess.mean,
+        std=backbone.preprocess.std,
+        map_shape=_map_shape(backbone) if needs == "map" else None,
     )
     return frozen, network
+
+
+def _map_shape(backbone: Backbone) -> tuple[int, int, int] | None:
+    """(C, H, W) of a backbone's maps; None if its body makes tokens. The map may have more channels than the vector."""
+    side = backbone.preprocess.size
+    x = torch.zeros(1, backbone.preprocess.channels, side, side, device=next(backbone.parameters()).device)
+    with evaluation_mode(backbone):
+        h = backbone.body(x)
+    return (h.shape[1], h.shape[2], h.shape[3]) if h.ndim == 4 else None
 
 
 def _check_entries(entry: dict[str, Any]) -> None:

@@ -69,6 +69,16 @@ def write_json(path: Path, value: object) -> None:
         file.write(text + "\n")
 
 
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write one JSON object a line.
+
+    Raises:
+        ValueError: A value is NaN or infinite.
+    """
+    with _replacing(path, errors="backslashreplace") as file:
+        file.writelines(map(_line, rows))
+
+
 def write_predictions(path: Path, names: Sequence[str], probabilities: Probabilities, classes: Sequence[str]) -> None:
     """Write a CSV of one row an item, in the order given: path, predicted, confidence, then one column a class.
 
@@ -124,8 +134,7 @@ class MetricsLog:
         self.path = path
         if keep_until is not None:
             kept = [row for row in self.read() if row["step"] <= keep_until]
-            with _replacing(path, errors="backslashreplace") as file:
-                file.writelines(map(_line, kept))
+            write_jsonl(path, kept)
 
     def append(self, step: int, values: Mapping[str, object]) -> None:
         """Add the values of a step.
@@ -174,6 +183,11 @@ class Screen:
         self._stderr = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self._stdout = Console(markup=False, emoji=False, highlight=False)
         self._bars = _Bars(self._stderr)
+
+    @property
+    def interactive(self) -> bool:
+        """Whether there is a terminal, on which progress can be drawn."""
+        return self._stderr.is_interactive
 
     def say(self, sentence: str) -> None:
         """A remark."""
@@ -275,14 +289,24 @@ class Screen:
         self._show(f"\nWritten to {self._text(str(folder))}", table)
 
     def show_methods(self, described: Sequence[Mapping[str, Any]]) -> None:
-        """List methods, as `methods.describe` describes them."""
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+        """List methods, as `methods.describe` describes them, and the rows of the papers' tables."""
+        table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for heading in ("method", "family", "works on"):
+            table.add_column(heading, no_wrap=True)
+        table.add_column("paper")
+        rows = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+        for heading in ("row of the papers' tables", "how to run it"):
+            rows.add_column(heading)
         for method in described:
-            table.add_row(method["name"], method["title"])
-        self._show(table, "\nacclimate methods NAME shows a method's equations and options.")
+            table.add_row(method["name"], method["family"], _WORKS_ON[method["needs"]], method["title"])
+            for row, options in method["rows"].items():
+                sets = "".join(f" --set {name}={_spelt(value)}" for name, value in options.items())
+                rows.add_row(row, f"--method {method['name']}{sets}")
+        self._show(table, "", rows, "\nacclimate methods NAME shows a method's equations and options.")
 
     def show_method(self, described: Mapping[str, Any]) -> None:
         """Describe one method, as `methods.describe` describes it."""
+        own = ", ".join(f"{name} {value}" for name, value in described["recipe"].items())
         table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
         table.add_column("option", no_wrap=True)
         table.add_column("default", no_wrap=True)
@@ -290,6 +314,7 @@ class Screen:
         for name, option in described["options"].items():
             table.add_row(name, str(option["default"]), ", ".join(map(str, option["choices"])))
         self._show(described["title"], "", described["description"])
+        self._show(f"\nWorks on {_WORKS_ON[described['needs']]}. Its own recipe: {own or 'the defaults'}.")
         if described["options"]:
             self._show("\nOptions, each given as --set OPTION=VALUE\n", table)
 
@@ -310,6 +335,14 @@ class Screen:
         if not self.json:
             for renderable in renderables:
                 self._stdout.print(renderable, soft_wrap=isinstance(renderable, str) and not self._stdout.is_terminal)
+
+
+_WORKS_ON = {"vector": "vectors, maps, images", "map": "maps, images", "image": "images (--tune all)"}
+
+
+def _spelt(value: object) -> str:
+    """An option's value as `--set` takes it."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _printable(text: str, console: Console) -> str:

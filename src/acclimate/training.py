@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import islice
@@ -23,6 +23,8 @@ from acclimate.errors import DivergedError, OptionError
 from acclimate.methods.base import Method, Objective, Stage
 
 TLL_CLOCK = 10_000
+METHODS_OWN = ("optimizer", "lr", "backbone_lr", "momentum", "weight_decay", "schedule", "decay")
+"""The entries of a recipe that a method's paper decides; the others are the user's budget."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,10 @@ class Recipe:
     Attributes:
         steps: Steps of the run, over all stages.
         batch_size: Samples a batch from each domain.
+        optimizer: "sgd" with Nesterov momentum, or "adam".
         lr: Learning rate of new layers.
         backbone_lr: Multiplier of the learning rate of pretrained layers.
-        momentum: Nesterov momentum.
+        momentum: Nesterov momentum; with Adam the decay of the first moment, beta_1.
         weight_decay: L2 penalty, on every parameter.
         schedule: "paper", "tll", or "constant" (the learning rate; the ramp is the paper's).
         decay: See above; 10 is the papers' and TLL's for adversarial methods.
@@ -48,6 +51,7 @@ class Recipe:
 
     steps: int = 1500
     batch_size: int = 32
+    optimizer: Literal["sgd", "adam"] = "sgd"
     lr: float = 0.01
     backbone_lr: float = 0.1
     momentum: float = 0.9
@@ -56,6 +60,11 @@ class Recipe:
     decay: float = 10.0
     clip: float | None = None
     accumulate: int = 1
+
+    @classmethod
+    def of(cls, method: type[Method], **given: Any) -> Recipe:
+        """The recipe of a method's paper, but for what is given; None gives nothing."""
+        return cls(**{**method.recipe, **{name: value for name, value in given.items() if value is not None}})
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -69,6 +78,8 @@ class Recipe:
             raise OptionError(f"momentum must be below 1, not {self.momentum}.")
         if self.clip is not None and not self.clip > 0:
             raise OptionError(f"clip must be above 0, not {self.clip}.")
+        if self.optimizer not in ("sgd", "adam"):
+            raise OptionError(f"optimizer must be sgd or adam, not {self.optimizer!r}.")
         if self.schedule not in ("paper", "tll", "constant"):
             raise OptionError(f"schedule must be paper, tll or constant, not {self.schedule!r}.")
 
@@ -215,27 +226,40 @@ def _run_stage(
         yield Progress(stage.name, step + 1, recipe.steps, terms, recipe.lr * factor, (method, optimizer, number))
 
 
-def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.SGD:
-    """SGD with Nesterov momentum over every trainable parameter; pretrained layers have their own learning rate.
+def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
+    """One optimiser over every trainable parameter; pretrained layers have their own learning rate.
 
     A parameter moves only in the steps whose objective gives it a gradient.
     """
-    pretrained = {id(p) for module in (method.net.encoder, method.net.pool) for p in module.parameters()}
+    pretrained = [m for net in method.networks if net.pretrained for m in (net.encoder, net.pool)]
+    slow, plain = _identities(pretrained), _identities(method.without_momentum)
     trainable = [p for p in method.parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [p for p in trainable if id(p) in pretrained],
-            "multiplier": recipe.backbone_lr if method.net.pretrained else 1.0,
-        },
-        {"params": [p for p in trainable if id(p) not in pretrained], "multiplier": 1.0},
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for p in trainable:
+        groups.setdefault((id(p) in slow, id(p) in plain), []).append(p)
+    settings = [
+        {"params": parameters, "multiplier": recipe.backbone_lr if is_slow else 1.0}
+        | _momentum(recipe, 0.0 if is_plain else recipe.momentum)
+        for (is_slow, is_plain), parameters in groups.items()
     ]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-    )
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(settings, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    optimizer = torch.optim.SGD(settings, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
+    for group in optimizer.param_groups:
+        if group["momentum"]:  # the fused step takes all buffers of a group or none, and objectives move a part of them
+            for p in group["params"]:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
+
+
+def _identities(modules: Iterable[nn.Module]) -> set[int]:
+    return {id(p) for module in modules for p in module.parameters()}
+
+
+def _momentum(recipe: Recipe, value: float) -> dict[str, Any]:
+    if recipe.optimizer == "adam":
+        return {"betas": (value, 0.999)}
+    return {"momentum": value, "nesterov": value > 0}
 
 
 def _parameters(method: Method, objective: Objective) -> list[nn.Parameter]:
@@ -289,7 +313,7 @@ def _restore(method: Method, optimizer: torch.optim.Optimizer, tensors: Mapping[
     for key, tensor in tensors.items():
         if key.startswith("optimizer/"):
             name, entry = key.removeprefix("optimizer/").rsplit("/", 1)
-            optimizer.state[parameters[name]][entry] = tensor.to(parameters[name].device)
+            optimizer.state[parameters[name]][entry] = tensor.to(parameters[name].device) if tensor.ndim else tensor
     torch.set_rng_state(tensors["random/cpu"])
     with contextlib.suppress(KeyError):
         torch.cuda.set_rng_state(tensors["random/cuda"])

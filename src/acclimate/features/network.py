@@ -25,6 +25,10 @@ class Network(nn.Module):
         level: What a batch holds.
         pretrained: Whether the encoder and the pool come with weights, so that they train at a lower learning rate.
         bf16: Run the encoder in bfloat16; everything after it is float32.
+        mean: Of each channel of the images, where a batch holds images: what preprocessing subtracted.
+        std: What it divided by.
+        map_shape: (C, H, W) of the encoder's output, for methods with a layer a region; None where it is not a map,
+            or where nobody asked.
     """
 
     def __init__(
@@ -37,6 +41,9 @@ class Network(nn.Module):
         level: Level = "image",
         pretrained: bool = True,
         bf16: bool = False,
+        mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+        std: tuple[float, ...] = (0.5, 0.5, 0.5),
+        map_shape: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -46,6 +53,8 @@ class Network(nn.Module):
         self.level: Level = level
         self.pretrained = pretrained
         self.bf16 = bf16
+        self.mean, self.std = mean, std
+        self.map_shape = map_shape
         self.bottleneck: nn.Module = nn.Identity()
         if bottleneck:
             self.bottleneck = nn.Sequential(nn.Linear(channels, bottleneck), nn.BatchNorm1d(bottleneck), nn.ReLU())
@@ -69,3 +78,13 @@ class Network(nn.Module):
         """The features of both domains from one forward pass, so that they share BatchNorm's statistics."""
         f_s, f_t = self(torch.cat([x_s, x_t])).split([len(x_s), len(x_t)])
         return f_s, f_t
+
+    def pixels(self, x: Tensor) -> Tensor:
+        """The images (B, C, H, W) of a batch with values from 0 to 1, as they were before preprocessing scaled them."""
+        mean, std = (x.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return x * std + mean
+
+    def without_bottleneck(self) -> Network:
+        """The same network where f is the pooled vector itself, for methods in closed form, which train nothing."""
+        self.bottleneck, self.dim = nn.Identity(), self.channels
+        return self

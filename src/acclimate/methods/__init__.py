@@ -7,6 +7,7 @@ import importlib
 import inspect
 import math
 import pkgutil
+import re
 from collections.abc import Iterable
 from functools import cache
 from types import NoneType
@@ -44,6 +45,26 @@ def load(name: str) -> type[Method]:
     return found
 
 
+def plain(name: str) -> str:
+    """A name without what varies in how it is written: "Source-only" and "source_only" are one name."""
+    return re.sub(r"[\s_-]", "", name).casefold()
+
+
+def row(name: str) -> tuple[str, dict[str, Any]]:
+    """The method and the options behind a name by which a paper's table calls them.
+
+    Raises:
+        OptionError: No method has a row of this name.
+    """
+    rows = {row: (method, dict(values)) for method in names() for row, values in load(method).rows.items()}
+    same = [found for row, found in rows.items() if plain(row) == plain(name)]
+    if not same:
+        close = difflib.get_close_matches(name, rows, n=1)
+        hint = f"did you mean {close[0]}?" if close else "give the method and its options."
+        raise OptionError(f"No method has a row called {name!r}; {hint}")
+    return same[0]
+
+
 class Option(NamedTuple):
     """A hyper-parameter of a method: its name, its types (several where None is one), its choices and its default."""
 
@@ -69,13 +90,18 @@ def options(name: str) -> dict[str, Option]:
 
 
 def describe(name: str) -> dict[str, Any]:
-    """A method's name, title, needs, description and options with their choices and defaults, for JSON."""
-    doc = inspect.getdoc(load(name)) or ""
-    title, _, rest = doc.partition("\n")
+    """All about a method, for JSON: the paper, its rows in the papers' tables, its options, its own recipe."""
+    cls = load(name)
+    title, _, rest = (inspect.getdoc(cls) or "").partition("\n")
     return {
         "name": name,
         "title": title.rstrip("."),
-        "needs": load(name).needs,
+        "paper": cls.paper,
+        "year": cls.year,
+        "family": cls.family,
+        "needs": cls.needs,
+        "rows": {row: dict(values) for row, values in cls.rows.items()},
+        "recipe": dict(cls.recipe),
         "description": rest.strip(),
         "options": {
             o.name: {"default": o.default, "choices": list(o.choices) or [kind.__name__ for kind in o.types]}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
-from acclimate.data.batches import Labelled, Pair, Unlabelled
+from acclimate.data.batches import Inputs, Labelled, Pair, Unlabelled
 from acclimate.features.network import Level, Network
 
 
@@ -28,6 +31,7 @@ class Objective:
 
 
 Step: TypeAlias = Callable[[Labelled, Unlabelled], Iterator[Objective]]
+Family: TypeAlias = Literal["baseline", "shallow", "discrepancy", "adversarial", "generative", "self-training"]
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,22 @@ class Method(nn.Module, ABC):
         num_classes: K.
 
     Attributes:
+        paper: Authors, title, venue and year.
+        year: Of the publication.
+        family: What kind of method it is.
+        rows: The options behind each name by which the papers' tables call it.
         needs: The least that a batch must hold: vectors, maps or images.
+        recipe: The entries of `training.Recipe` in which its paper, or TLL where that is silent, differs from the
+            defaults.
         progress: The part of the run that is done, 0 to 1; set by the trainer before each step.
     """
 
+    paper: ClassVar[str]
+    year: ClassVar[int]
+    family: ClassVar[Family]
+    rows: ClassVar[Mapping[str, Mapping[str, Any]]]
     needs: ClassVar[Level] = "vector"
+    recipe: ClassVar[Mapping[str, Any]] = {}
     progress: float = 0.0
 
     def __init__(self, net: Network, num_classes: int) -> None:
@@ -76,12 +91,26 @@ class Method(nn.Module, ABC):
         """
         return 2 / (1 + math.exp(-10 * self.progress)) - 1
 
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """The networks whose pretrained layers train at their own learning rate."""
+        return (self.net,)
+
+    @property
+    def without_momentum(self) -> tuple[nn.Module, ...]:
+        """The modules whose updates have no momentum."""
+        return ()
+
     @abstractmethod
     def step(self, s: Labelled, t: Unlabelled) -> Iterator[Objective]:
         """The objectives of one training step. When the generator resumes, the weights have moved."""
 
     def stages(self, data: Pair) -> Iterator[Stage]:
-        """The stages of training: one that repeats `step`, unless a method says otherwise."""
+        """The stages of training: one that repeats `step`, unless a method says otherwise.
+
+        A method in closed form computes here and yields nothing. A run that resumes goes through the code between the
+        stages again, from the first, before it restores what was saved.
+        """
         yield Stage(self.step)
 
     @abstractmethod
@@ -91,3 +120,42 @@ class Method(nn.Module, ABC):
     def domain_logits(self, x: Tensor) -> dict[str, Tensor]:
         """What the method's discriminators make of a batch: logits (B,), source positive, by the feature they read."""
         return {}
+
+    def attention(self, x: Tensor) -> dict[str, Tensor]:
+        """Where the method looks in a batch: weights (B, H, W) over the regions of the map, by name."""
+        return {}
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """No gradients, and every module in evaluation mode; afterwards each has its own mode back."""
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+
+
+def over_all(
+    method: Method, function: Callable[[Tensor], Tensor], inputs: Inputs, *, device: torch.device, batch_size: int = 256
+) -> Tensor:
+    """What `function` makes of all samples, un-augmented and with the method in evaluation mode: (N, ...).
+
+    For what a method computes between stages: pseudo-labels, prototypes, or the whole of a closed form.
+
+    Args:
+        method: Its modules are put in evaluation mode, and back afterwards.
+        function: From a batch (B, ...) to an array a sample.
+        inputs: N samples.
+        device: Where the batches are put.
+        batch_size: B.
+    """
+    with evaluation_mode(method):
+        starts = range(0, len(inputs), batch_size)
+        parts = [
+            function(inputs.batch(np.arange(i, min(i + batch_size, len(inputs))), None).to(device)) for i in starts
+        ]
+    return torch.cat(parts)  # outside of inference mode, so that autograd may use it

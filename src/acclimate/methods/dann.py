@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -33,6 +34,11 @@ class DANN(Method):
         critic: The discriminator: "mlp" or "linear".
         hidden: Width of the "mlp".
     """
+
+    paper = "Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016"
+    year = 2016
+    family = "adversarial"
+    rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"DANN": {}}
 
     def __init__(
         self, net: Network, num_classes: int, *, trade_off: float = 1.0, critic: Critic = "mlp", hidden: int = 1024

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -41,6 +42,11 @@ class MSTN(Method):
         critic: The discriminator: "mlp" or "linear".
         hidden: Width of the "mlp".
     """
+
+    paper = "Xie et al., Learning Semantic Representations for Unsupervised Domain Adaptation, ICML 2018"
+    year = 2018
+    family = "adversarial"
+    rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"MSTN": {}}
 
     def __init__(
         self,

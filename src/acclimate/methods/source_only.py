@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -21,6 +22,11 @@ class SourceOnly(Method):
 
     Differences from the paper: none; the rows of the literature ("ResNet-50") differ in their recipes.
     """
+
+    paper = "Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016, section 5: the baseline"
+    year = 2016
+    family = "baseline"
+    rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"ResNet-50": {}, "ResNet-101": {}}
 
     def __init__(self, net: Network, num_classes: int) -> None:
         super().__init__(net, num_classes)

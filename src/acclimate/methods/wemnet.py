@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,16 @@ class WEMNet(Method):
         reduction: How the distance of the centroids is taken: "mean" or "sum".
         hidden: Width of the discriminator when it is an MLP.
     """
+
+    paper = "Lee, Kim and Kim, Weight-based Mask for Domain Adaptation, ICASSP 2023"
+    year = 2023
+    family = "adversarial"
+    rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "WEMNet": {},
+        "WEMNet †": {"mstn": True},
+        "WEMNet (DIM)": {"sem": False},
+        "WEMNet (SEM)": {"dim": False},
+    }
 
     rank_d: Tensor
     rank_c: Tensor
