@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -80,6 +81,44 @@ def test_each_objective_moves_its_modules_alone_as_separate_optimisers_would() -
         by_hand.zero_grad()
         by_hand.other(by_hand.net(t.x)).square().mean().backward()
         second.step()
+    for a, b in zip(method.parameters(), by_hand.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+
+
+class Plain(Alternating):
+    """Its network's updates by SGD have no momentum."""
+
+    @property
+    def without_momentum(self) -> tuple[nn.Module, ...]:
+        return (self.net,)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_network_without_momentum_and_adam_are_as_separate_optimisers(optimizer: Any) -> None:
+    torch.manual_seed(0)
+    method = Plain().double()
+    torch.manual_seed(0)
+    by_hand = Plain().double()
+    method.net.pretrained = by_hand.net.pretrained = False
+    recipe = Recipe(steps=5, optimizer=optimizer, lr=0.05, momentum=0.7, weight_decay=0.02, schedule="constant")
+    for _ in train(method, double(pair()), recipe):
+        pass
+
+    def make(module: nn.Module, momentum: float) -> torch.optim.Optimizer:
+        if optimizer == "adam":
+            return torch.optim.Adam(module.parameters(), lr=0.05, betas=(0.7, 0.999), weight_decay=0.02)
+        nesterov = momentum > 0
+        return torch.optim.SGD(module.parameters(), lr=0.05, momentum=momentum, nesterov=nesterov, weight_decay=0.02)
+
+    of_net, of_classifier, of_other = make(by_hand.net, 0.0), make(by_hand.classifier, 0.7), make(by_hand.other, 0.7)
+    for s, t in double(pair()).batches(5):
+        by_hand.zero_grad()
+        cross_entropy(by_hand.classifier(by_hand.net(s.x)), s.y).backward()
+        of_net.step()
+        of_classifier.step()
+        by_hand.zero_grad()
+        by_hand.other(by_hand.net(t.x)).square().mean().backward()
+        of_other.step()
     for a, b in zip(method.parameters(), by_hand.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=0, atol=1e-12)
 

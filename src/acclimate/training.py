@@ -239,9 +239,9 @@ def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
         groups.setdefault((id(p) in slow, id(p) in plain), []).append(p)
     settings = [
         {"params": parameters, "multiplier": recipe.backbone_lr if is_slow else 1.0}
-        | _momentum(recipe, 0.0 if is_plain else recipe.momentum)
+        | _momentum(recipe, is_plain)
         for (is_slow, is_plain), parameters in groups.items()
-    ]
+    ] or [{"params": [], "multiplier": 1.0}]  # torch refuses an optimiser of no parameters, as closed forms have
     if recipe.optimizer == "adam":
         return torch.optim.Adam(settings, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     optimizer = torch.optim.SGD(settings, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
@@ -256,10 +256,11 @@ def _identities(modules: Iterable[nn.Module]) -> set[int]:
     return {id(p) for module in modules for p in module.parameters()}
 
 
-def _momentum(recipe: Recipe, value: float) -> dict[str, Any]:
+def _momentum(recipe: Recipe, is_plain: bool) -> dict[str, Any]:
+    """A group's entries for momentum; Adam is the same for all, as where the papers that leave it out use Adam."""
     if recipe.optimizer == "adam":
-        return {"betas": (value, 0.999)}
-    return {"momentum": value, "nesterov": value > 0}
+        return {"betas": (recipe.momentum, 0.999)}
+    return {"momentum": 0.0 if is_plain else recipe.momentum, "nesterov": not is_plain and recipe.momentum > 0}
 
 
 def _parameters(method: Method, objective: Objective) -> list[nn.Parameter]:
