@@ -273,7 +273,7 @@ def test_domains_that_do_not_fit_each_other(folders: tuple[Path, Path], arrays: 
     ("options", "sentence"),
     [
         (["--method", "wemnt"], "There is no method 'wemnt'; did you mean wemnet?"),
-        (["--method", "qqq"], "There is no method 'qqq'; did you mean dann, "),
+        (["--method", "qqq"], "There is no method 'qqq'; did you mean adda, "),
         (["--set", "trade_of=1"], "wemnet has no option 'trade_of'; did you mean trade_off?"),
         (["--method", "source_only", "--set", "trade_off=1"], "source_only has no option 'trade_off'; it has none."),
         (["--set", "trade_off"], "--set takes option=value, not 'trade_off'."),

@@ -25,7 +25,7 @@ from acclimate import experiment, methods
 from acclimate.evaluation import changes
 from acclimate.reporting import RUN_FILES, read_probabilities
 from acclimate.training import Checkpoint, Progress
-from tiny import acclimate, pictures, refused, succeeds, vectors
+from tiny import acclimate, in_closed_form, network, pictures, refused, samples_for, succeeds, vectors
 
 FILES = {"model.safetensors", "model.json", "record.json", "metrics.jsonl", "predictions.csv", "skipped.csv"}
 SMALL = ("--bottleneck", "8", "--batch-size", "6")
@@ -180,15 +180,16 @@ def test_comparing_source_only_with_itself_trains_it_once(arrays: tuple[str, ...
 
 @pytest.mark.parametrize("method", methods.names())
 def test_target_labels_never_reach_training(method: str, tmp_path: Path) -> None:
-    source = vectors(tmp_path / "source.npz")
+    source = samples_for(method, tmp_path / "source.npz")
     runs = {}
     for kind in ("labelled", "unlabelled", "mislabelled"):
-        target = vectors(tmp_path / f"{kind}.npz", shift=0.5, labelled=kind != "unlabelled")
+        target = samples_for(method, tmp_path / f"{kind}.npz", shift=0.5, labelled=kind != "unlabelled")
         if kind == "mislabelled":
             content = dict(np.load(target))
-            np.savez(target, x=content["x"], y=np.roll(content["y"], 1))
+            np.savez(target, x=content["x"], y=np.repeat(list("abc"), [14, 8, 2]))
         runs[kind] = tmp_path / f"run-{kind}"
-        result = fit(runs[kind], "--source", source, "--target", target, "--method", method, *SMALL, "--steps", "12")
+        how = ("--method", method, *network(method), *SMALL, "--steps", "12")
+        result = fit(runs[kind], "--source", source, "--target", target, *how)
         assert (result["scores"] is None) == (kind == "unlabelled")
     for name in ("model.safetensors", "metrics.jsonl", "predictions.csv"):
         assert len({(run / name).read_bytes() for run in runs.values()}) == 1, name
@@ -472,9 +473,11 @@ def _interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_interrupted")
-@pytest.mark.parametrize("method", methods.names())
-def test_every_method_goes_on_bit_for_bit(method: str, arrays: tuple[str, ...], tmp_path: Path) -> None:
-    command = (*arrays, *SMALL, "--steps", "6", "--method", method, "--checkpoint-seconds", "0", "--accumulate", "2")
+@pytest.mark.parametrize("method", [name for name in methods.names() if not in_closed_form(name)])
+def test_every_method_goes_on_bit_for_bit(method: str, tmp_path: Path) -> None:
+    source, target = samples_for(method, tmp_path / "s.npz"), samples_for(method, tmp_path / "t.npz", shift=0.5)
+    how = (*network(method), *SMALL, "--steps", "6", "--checkpoint-seconds", "0", "--accumulate", "2")
+    command = ("--source", source, "--target", target, "--method", method, *how)
     assert acclimate("fit", *command, "--out", tmp_path / "run").exit_code == 130
     assert fit(tmp_path / "run", *command)["resumed_at"] == 2
     fit(tmp_path / "whole", *command)

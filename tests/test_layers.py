@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
-from acclimate.layers import Critic, Discriminator, MovingCentroids, reverse
+from acclimate.layers import Critic, Discriminator, Discriminators, MovingCentroids, reverse
 from acclimate.losses import domain_loss, semantic_loss
 
 K, D = 4, 3
@@ -134,6 +134,89 @@ def test_a_discriminator_trained_alone_separates_two_gaussians(kind: Critic) -> 
     assert (d_s > 0).float().mean() > 0.98  # source is positive
     assert (d_t < 0).float().mean() > 0.98
     assert domain_loss(critic, *sample(500)) < 0.1 * math.log(2)
+
+
+# Many discriminators as one
+
+
+def apart(critics: Discriminators) -> list[nn.Sequential]:
+    """The same discriminators as modules of their own, each with a copy of its weights."""
+    modules = []
+    for g in range(critics.count):
+        layers = []
+        for part in critics.layers:
+            if hasattr(part, "weight"):
+                linear = nn.Linear(*part.weight.shape[1:], dtype=part.weight.dtype)
+                with torch.no_grad():
+                    linear.weight.copy_(part.weight[g].T)
+                    linear.bias.copy_(part.bias[g, 0])
+                layers.append(linear)
+            elif isinstance(part, nn.ReLU):
+                layers.append(nn.ReLU())
+        modules.append(nn.Sequential(*layers))
+    return modules
+
+
+@pytest.mark.parametrize("layout", ["by sample", "by group", "map"])
+def test_many_discriminators_are_equal_to_as_many_modules_in_values_and_gradients(layout: str) -> None:
+    B, G = 6, 3
+    critics = Discriminators(G, D, hidden=5).double()
+    stored = normal(*{"by sample": (B, G, D), "by group": (G, B, D), "map": (B, D, G)}[layout], grad=True)
+    f = {"by sample": stored, "by group": stored.transpose(0, 1), "map": stored.transpose(1, 2)}[layout]
+    modules = apart(critics)
+    assert [len(module) for module in modules] == [5] * G
+    expected = torch.cat([module(f[:, g]) for g, module in enumerate(modules)], 1)
+    logits = critics(f)
+    assert logits.shape == (B, G)
+    assert_close(logits, expected)
+
+    upstream = normal(B, G)
+    (wanted,) = torch.autograd.grad(expected, stored, upstream, retain_graph=True)
+    (got,) = torch.autograd.grad(logits, stored, upstream, retain_graph=True)
+    assert_close(got, wanted)
+    parameters = [p for module in modules for p in module.parameters()]
+    apart_grads = torch.autograd.grad(expected, parameters, upstream)
+    together = torch.autograd.grad(logits, list(critics.parameters()), upstream)
+    for i, grad in enumerate(together):  # weight, bias, weight, ...
+        of_each = torch.stack(apart_grads[i :: len(together)])  # (G, out, in) or (G, out)
+        assert_close(grad, of_each.mT if i % 2 == 0 else of_each.unsqueeze(1))
+
+
+def test_each_of_many_discriminators_learns_from_its_own_feature_alone() -> None:
+    critics = Discriminators(3, D, hidden=5).double()
+    f = normal(6, 3, D, grad=True)
+    critics(f)[:, 1].sum().backward()
+    assert not f.grad[:, [0, 2]].any()
+    assert f.grad[:, 1].any()
+    for p in critics.parameters():
+        assert p.grad[1].any()
+        assert not p.grad[[0, 2]].any()
+
+
+def test_many_discriminators_start_as_linear_layers_do_each_with_weights_of_its_own() -> None:
+    critics, module = Discriminators(4, 50, hidden=40), nn.Linear(50, 40)
+    first = critics.layers[0]
+    assert first.weight.shape == (4, 50, 40)
+    assert first.bias.shape == (4, 1, 40)
+    for g in range(4):  # uniform between the same bounds: equal extremes and equal spread
+        for ours, theirs in [(first.weight[g], module.weight), (first.bias[g], module.bias)]:
+            assert ours.abs().max() <= 50**-0.5
+            assert ours.abs().max().item() == pytest.approx(theirs.abs().max().item(), rel=0.1)
+            assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.3 if ours.ndim == 2 else 0.05)
+            assert abs(ours.mean().item()) < 0.03
+        assert not torch.equal(first.weight[g], first.weight[g - 1])
+    assert critics.layers[-1].weight.abs().max() <= 40**-0.5
+
+
+def test_dropout_is_on_the_hidden_units_in_training_alone() -> None:
+    critics, f = Discriminators(3, D, hidden=50, dropout=0.5), torch.randn(6, 3, D)
+    assert not torch.allclose(critics(f), critics(f))
+    critics.eval()
+    assert torch.equal(critics(f), critics(f))
+    expected = torch.cat([module(f[:, g]) for g, module in enumerate(apart(critics))], 1)
+    assert_close(critics(f), expected)
+    certain = Discriminators(3, D, hidden=50)
+    assert torch.equal(certain(f), certain(f))
 
 
 # Moving centroids

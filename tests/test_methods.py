@@ -29,7 +29,12 @@ every_method = pytest.mark.parametrize("name", methods.names())
 
 
 SHAPES = {"vector": (D,), "map": (D, 3, 2), "image": (3, 16, 16)}
-SMALL: dict[str, dict[str, Any]] = {"gta": {"image_size": 16, "width": 4, "noise": 8}}  # GTA's images are generated
+# GTA's images are generated; the heads of MCD and ADR are made for features of thousands of numbers.
+SMALL: dict[str, dict[str, Any]] = {
+    "gta": {"image_size": 16, "width": 4, "noise": 8},
+    "mcd": {"hidden": 32},
+    "adr": {"hidden": 32},
+}
 
 
 def network(needs: Level) -> Network:

@@ -16,12 +16,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from acclimate import methods
+from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.data.domains import Domain, read_target
 from acclimate.errors import DataError
 from acclimate.features.backbones import load_backbone
 from acclimate.model import Model, Setup
 from acclimate.reporting import read_probabilities
-from tiny import pictures, refused, succeeds, vectors
+from tiny import in_closed_form, pictures, refused, succeeds, vectors
 
 TIMM = "test_resnet"
 SMALL = ("--bottleneck", "8", "--batch-size", "6", "--steps", "3")
@@ -62,15 +63,25 @@ def built(kind: str, method: str, folder: Path, weights: Path) -> tuple[Model, D
         domain = read_target(pictures(folder / "target"))
         backbone = load_backbone(name, weights=None if kind == "scratch" else weights)
         how = {"backbone": name, "vector": None, "tune": tune, "preprocess": backbone.preprocess}
-        model = Model(setup(method=method, options={}, **how), backbone)
+        options = {"image_size": 16, "width": 4} if method == "gta" else {}
+        model = Model(setup(method=method, options=options, **how), backbone)
     model.method.train()
-    with torch.no_grad():
-        model.method.predict(model.inputs(domain).batch(np.arange(6), None))
+    x, index = model.inputs(domain).batch(np.arange(6), None), torch.arange(6)
+    with torch.no_grad():  # BatchNorm and moving averages have seen a batch
+        next(model.method.step(Labelled(x, index % 3, index), Unlabelled(x, index)))
+        model.method.predict(x)
     return model, domain
 
 
-@pytest.mark.parametrize("method", methods.names())
-@pytest.mark.parametrize("kind", ["vectors", "scratch", "head", "top", "all"])
+KINDS = ("vectors", "scratch", "head", "top", "all")
+LEVELS = {"vector": KINDS, "map": KINDS[1:], "image": ("scratch", "all")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    # A closed form predicts only when it is fitted; its own tests save it then.
+    [(k, m) for m in methods.names() if not in_closed_form(m) for k in LEVELS[methods.load(m).needs]],
+)
 def test_a_loaded_model_predicts_the_same(kind: str, method: str, tmp_path: Path, weights: Path) -> None:
     model, domain = built(kind, method, tmp_path, weights)
     before = model.predict(domain)

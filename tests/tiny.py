@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
+from acclimate import methods
 from acclimate.cli import app
 
 
@@ -22,6 +24,34 @@ def vectors(path: Path, *, shift: float = 0.0, labelled: bool = True, n: int = 2
         arrays["y"] = np.array(list("abc"))[y]
     np.savez(path, **arrays)
     return path
+
+
+def on_vectors() -> list[str]:
+    """The methods that work on feature vectors."""
+    return [name for name in methods.names() if methods.load(name).needs == "vector"]
+
+
+def in_closed_form(name: str) -> bool:
+    """Whether a method trains no step."""
+    return methods.load(name).family == "shallow"
+
+
+def samples_for(method: str, path: Path, **options: Any) -> Path:
+    """The least that a method works on: `vectors`, or grey images of the same classes in an .npz."""
+    if methods.load(method).needs == "vector":
+        return vectors(path, **options)
+    content = dict(np.load(vectors(path, d=12 * 12, **options)))
+    content["x"] = (content["x"] * 20 + 100).clip(0, 255).astype(np.uint8).reshape(-1, 12, 12)
+    np.savez(path, **content)
+    return path
+
+
+def network(method: str) -> tuple[str, ...]:
+    """The options of `fit` for a small network under a method that needs one."""
+    if methods.load(method).needs == "vector":
+        return ()
+    small = ("--set", "image_size=16", "--set", "width=4") if method == "gta" else ()  # it generates images
+    return ("--backbone", "lenet", *small)
 
 
 def pictures(folder: Path, classes: tuple[str, ...] = ("a", "b", "c"), *, n: int = 4, shade: int = 0) -> Path:

@@ -360,5 +360,6 @@ def _probabilities(model: Model, domain: Domain, track: Track) -> Probabilities:
 def _in_float64(method: Method) -> Method:
     """A copy of a method on vectors, on the CPU, since not every device has float64."""
     exact = copy.deepcopy(method).cpu().double()
-    exact.net.bottleneck.register_forward_pre_hook(lambda _, args: args[0].double())
+    for net in exact.networks:
+        net.bottleneck.register_forward_pre_hook(lambda _, args: args[0].double())
     return exact

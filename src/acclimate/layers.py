@@ -8,7 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from acclimate.errors import DataError
+
 Critic: TypeAlias = Literal["mlp", "linear"]
+Shallow: TypeAlias = Literal["svm", "logistic", "1nn"]
 
 
 class _Reverse(torch.autograd.Function):
@@ -59,6 +62,55 @@ class Discriminator(nn.Module):
         return logits.squeeze(1)
 
 
+class Discriminators(nn.Module):
+    """G discriminators that share no weight, each of a feature of its own, computed as one.
+
+    Each is Linear-ReLU-Dropout twice and a linear layer, without BatchNorm: its logit of a sample depends on that
+    sample alone. The weights are drawn as those of `nn.Linear`.
+
+    Args:
+        count: G.
+        dim: Length d of the feature that each reads.
+        hidden: Width of each.
+        dropout: Part of the hidden units that training leaves out.
+    """
+
+    def __init__(self, count: int, dim: int, *, hidden: int = 1024, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.count = count
+        self.layers = nn.Sequential()
+        for width in [hidden, hidden]:
+            self.layers.extend([Linears(count, dim, width), nn.ReLU(), nn.Dropout(dropout)])
+            dim = width
+        self.layers.append(Linears(count, dim, 1))
+
+    def forward(self, f: Tensor) -> Tensor:
+        """Logits (B, G) of the features (B, G, d), source positive."""
+        # One copy where a feature's entries lie apart in memory; each matrix product would make its own, and slower.
+        logits: Tensor = self.layers(f.contiguous().transpose(0, 1))  # (G, B, 1)
+        return logits.squeeze(2).T
+
+
+class Linears(nn.Module):
+    """G linear layers side by side: x_g weight_g + bias_g.
+
+    Args:
+        count: G.
+        d_in: Length of what each reads.
+        d_out: Length of what each makes.
+    """
+
+    def __init__(self, count: int, d_in: int, d_out: int) -> None:
+        super().__init__()
+        bound = d_in**-0.5  # what nn.Linear draws from
+        self.weight = nn.Parameter(torch.empty(count, d_in, d_out).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(count, 1, d_out).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(G, B, d_out) of x (G, B, d_in)."""
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
 class MovingCentroids(nn.Module):
     """The centroid of each class in both domains, an exponential moving average over batches.
 
@@ -95,3 +147,129 @@ class MovingCentroids(nn.Module):
         count = members.sum(0).unsqueeze(1)  # (K, 1)
         current = members.T @ f / count.clamp(min=1)  # (K, d)
         return torch.where(count > 0, self.theta * old + (1 - self.theta) * current, old)
+
+
+class Fitted(nn.Module):
+    """Tensors whose shapes only the data decide, such as a closed form's projection: saved and moved with the model.
+
+    Loading a state dict takes over the shapes in it.
+    """
+
+    def put(self, **tensors: Tensor) -> None:
+        """Keep these tensors, by name, in place of earlier ones."""
+        for name, tensor in tensors.items():
+            self.register_buffer(name, tensor.detach())
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.get_buffer(name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._buffers
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        here = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        for name, tensor in here.items():
+            device = self[name].device if name in self else tensor.device
+            self.put(**{name: torch.empty_like(tensor, device=device)})
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
+
+
+class DropoutHead(nn.Module):
+    """A classifier with dropout: Dropout-Linear-BatchNorm-ReLU some times over, and a linear layer.
+
+    The weights and biases of the linear layers start from N(0, 0.01^2).
+
+    Source: Saito et al., CVPR 2018, the authors' code for VisDA-2017.
+
+    Args:
+        dim: Length of the feature it reads.
+        num_classes: K.
+        hidden: Width of the hidden layers.
+        hidden_layers: How many they are.
+        dropout: Part of each hidden layer's input that is dropped in training.
+    """
+
+    def __init__(
+        self, dim: int, num_classes: int, *, hidden: int = 1000, hidden_layers: int = 2, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.layers = nn.Sequential()
+        for _ in range(hidden_layers):
+            self.layers.extend([nn.Dropout(dropout), nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU()])
+            dim = hidden
+        self.layers.append(nn.Linear(dim, num_classes))
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.normal_(layer.bias, std=0.01)
+
+    def forward(self, f: Tensor) -> Tensor:
+        """Logits (B, K) of the features (B, d)."""
+        z: Tensor = self.layers(f)
+        return z
+
+
+class ShallowClassifier(nn.Module):
+    """A classifier of features that are final: scikit-learn fits it, and what it learnt is kept as tensors.
+
+    One factor, the same for every entry, brings the features to a mean variance of 1 first, so that the weight of
+    scikit-learn's penalty (C = 1) means the same on any scale. A class without a sample has the logit -inf.
+
+    Args:
+        num_classes: K.
+        kind: "svm" is linear with the squared hinge, each class against the others; "logistic" is the multinomial
+            regression; "1nn" is the nearest neighbour, whose logits are minus the distances to the nearest of each
+            class.
+    """
+
+    def __init__(self, num_classes: int, *, kind: Shallow = "svm") -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.kind: Shallow = kind
+        self.fitted = Fitted()
+
+    def fit(self, z: Tensor, y: Tensor) -> None:
+        """Fit to features z (N, d) in float64 with labels y (N,), both on the CPU.
+
+        Raises:
+            DataError: A linear classifier has samples of one class alone.
+        """
+        scale = z.var(0, correction=0).mean().clamp(min=1e-12).rsqrt()
+        if self.kind == "1nn":
+            self.fitted.put(z=z, y=y, scale=scale)
+        else:
+            weight, bias = self._linear(scale * z, y)
+            self.fitted.put(weight=scale * weight, bias=bias)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Logits (B, K) of features (B, d)."""
+        if self.kind != "1nn":
+            return F.linear(z, self.fitted["weight"], self.fitted["bias"])
+        # Distances by a matrix product would depend, in the last bits, on what else is in the batch.
+        d = torch.cdist(z, self.fitted["z"], compute_mode="donot_use_mm_for_euclid_dist")  # (B, N)
+        nearest = d.new_full((len(z), self.num_classes), torch.inf)  # (B, K)
+        nearest = nearest.scatter_reduce(1, self.fitted["y"].expand_as(d), d, "amin")
+        return -self.fitted["scale"] * nearest
+
+    def _linear(self, z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight (K, d) and bias (K,) of a linear classifier."""
+        from sklearn.linear_model import LogisticRegression  # takes a second, which other methods need not wait for
+        from sklearn.svm import LinearSVC
+
+        found = y.unique()
+        if len(found) < 2:
+            raise DataError("The source has samples of one class alone: give at least two classes.")
+        model = LinearSVC(dual=False, max_iter=10_000) if self.kind == "svm" else LogisticRegression(max_iter=10_000)
+        model.fit(z.numpy(), y.numpy())
+        w, b = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
+        if len(found) == 2:  # scikit-learn has the logit of the second class over the first, and no more
+            w, b = torch.cat([-w, w]) / 2, torch.cat([-b, b]) / 2
+        weight, bias = z.new_zeros(self.num_classes, z.shape[1]), z.new_full((self.num_classes,), -torch.inf)
+        weight[found], bias[found] = w, b
+        return weight, bias
+
+
+def deviation(f: Tensor) -> Tensor:
+    """What to divide each feature of f (N, d) by to give it the variance 1: (d,), 1 for a feature that is constant."""
+    found = f.std(0, correction=0)
+    return torch.where(found > 1e-6 * f.abs().amax(0), found, 1.0)

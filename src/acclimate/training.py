@@ -266,6 +266,10 @@ def _momentum(recipe: Recipe, is_plain: bool) -> dict[str, Any]:
 def _parameters(method: Method, objective: Objective) -> list[nn.Parameter]:
     modules: Sequence[nn.Module] = objective.over or (method,)
     unique = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+    if not unique:
+        raise OptionError(
+            "The method trains a network that has nothing to train here: keep a bottleneck, or use --tune top."
+        )
     return list(unique.values())
 
 

@@ -31,6 +31,7 @@ class Objective:
 
 
 Step: TypeAlias = Callable[[Labelled, Unlabelled], Iterator[Objective]]
+Side: TypeAlias = Literal["source", "target"]
 Family: TypeAlias = Literal["baseline", "shallow", "discrepancy", "adversarial", "generative", "self-training"]
 
 
@@ -98,7 +99,7 @@ class Method(nn.Module, ABC):
 
     @property
     def without_momentum(self) -> tuple[nn.Module, ...]:
-        """The modules whose updates have no momentum."""
+        """The modules whose updates by SGD have no momentum."""
         return ()
 
     @abstractmethod
@@ -121,8 +122,17 @@ class Method(nn.Module, ABC):
         """What the method's discriminators make of a batch: logits (B,), source positive, by the feature they read."""
         return {}
 
+    def feature(self, x: Tensor, domain: Side) -> Tensor:
+        """The feature (B, d) of a batch in which the method compares the domains; one may have a network of its own."""
+        f: Tensor = self.net(x)
+        return f
+
     def attention(self, x: Tensor) -> dict[str, Tensor]:
         """Where the method looks in a batch: weights (B, H, W) over the regions of the map, by name."""
+        return {}
+
+    def masks(self) -> dict[str, Tensor]:
+        """Which channels of the feature the method has marked: bool (1, d), or (K, d) by class, by name."""
         return {}
 
 

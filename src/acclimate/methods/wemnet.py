@@ -162,6 +162,15 @@ class WEMNet(Method):
         f_hat_c = self.enhance_semantics(f, self.classifier(f_hat_d).softmax(1))
         return {"f": self.critic(f), "f_hat_d": self.critic(f_hat_d), "f_hat_c": self.critic(f_hat_c)}
 
+    def masks(self) -> dict[str, Tensor]:
+        """M_d (1, d) as "domain" and M_c (K, d) as "class", of the modules that are used."""
+        masks = {}
+        if self.dim is not None:
+            masks["domain"] = self.domain_mask().bool()
+        if self.sem is not None:
+            masks["class"] = self.class_masks().bool()
+        return masks
+
     def ignore_domain(self, f: Tensor) -> Tensor:
         """DIM: f_hat_d (B, d), the feature f without what its domain channels hold."""
         return f if self.dim is None else f - self.dim(f, self.domain_mask())

@@ -1,0 +1,112 @@
+"""ADDA: a target network trained to pass for the source's frozen one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, softplus
+
+from acclimate.data.batches import Labelled, Pair, Unlabelled
+from acclimate.errors import OptionError
+from acclimate.features.network import Network
+from acclimate.layers import Critic, Discriminator
+from acclimate.losses import domain_loss
+from acclimate.methods.base import Method, Objective, Stage
+
+
+class ADDA(Method):
+    """Adversarial Discriminative Domain Adaptation (Tzeng, Hoffman, Saenko and Darrell, CVPR 2017).
+
+    A network M_s = `net` and a classifier are trained on the source and frozen. A second network M_t = `target_net`
+    starts as a copy of it and learns to give the target features that a discriminator takes for the source's. The
+    target is classified by the source's classifier on M_t.
+
+        source stage:  CE(classifier(M_s(x_s)), y_s)                                    over M_s, classifier
+        adapt stage:   domain_loss(critic, M_s(x_s), M_t(x_t))                          over critic
+                       mean over t of -log sigmoid(critic(M_t(x_t))) (labels inverted)  over M_t
+
+    Differences from the paper:
+        In each step the discriminator moves first and M_t then plays against the moved one, where the authors' code
+        updates both from the same forward pass. The discriminator has TLL's form with one logit, and both domains
+        weigh a half in its loss. They share its BatchNorm statistics, in the mapping loss as well, of which only the
+        target's part is taken. `mapping="minimax"` is the loss of TLL's variant, which reverses the discriminator's
+        gradient, in the same two objectives: M_t ascends on the target's part of the domain loss with weight ramp.
+        The schedules run on over both stages, where TLL begins anew with the second. The domain logits are of both
+        networks, whatever the batch: in training the source goes through M_s and the target through M_t.
+
+    Args:
+        net: The network that becomes M_s; M_t is a copy of it.
+        num_classes: K.
+        pretrain: The part of the run that the source stage takes; TLL has 3 / 23.
+        mapping: The loss of M_t: "inverted" labels, or "minimax", the discriminator's loss with the opposite sign.
+        critic: The discriminator: "mlp" or "linear".
+        hidden: Width of the "mlp".
+
+    Raises:
+        OptionError: `pretrain` leaves one of the stages without a step.
+    """
+
+    paper = "Tzeng et al., Adversarial Discriminative Domain Adaptation, CVPR 2017"
+    year = 2017
+    family = "adversarial"
+    rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"ADDA": {}}
+    recipe: ClassVar[Mapping[str, Any]] = {"lr": 0.001, "decay": 3.0}
+
+    def __init__(
+        self,
+        net: Network,
+        num_classes: int,
+        *,
+        pretrain: float = 0.2,
+        mapping: Literal["inverted", "minimax"] = "inverted",
+        critic: Critic = "mlp",
+        hidden: int = 1024,
+    ) -> None:
+        super().__init__(net, num_classes)
+        if not 0 < pretrain < 1:
+            raise OptionError(f"The option pretrain of adda must lie between 0 and 1, not at {pretrain}.")
+        self.pretrain = pretrain
+        self.inverted = mapping == "inverted"
+        self.classifier = nn.Linear(net.dim, num_classes)
+        self.critic = Discriminator(net.dim, kind=critic, hidden=hidden)
+        self.target_net = copy.deepcopy(net)
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """M_s and M_t."""
+        return self.net, self.target_net
+
+    def stages(self, data: Pair) -> Iterator[Stage]:
+        """The source stage, and the adaptation of a copy of what it trained."""
+        yield Stage(self.step, self.pretrain, "source")
+        self.target_net.load_state_dict(self.net.state_dict())
+        self.net.eval()
+        yield Stage(self.adapt, 1 - self.pretrain, "adapt")
+
+    def step(self, s: Labelled, t: Unlabelled) -> Iterator[Objective]:
+        """Of the source stage, one objective: the classification of the source, which goes through M_s alone."""
+        yield Objective(self.net, self.classifier, classification=cross_entropy(self.classifier(self.net(s.x)), s.y))
+
+    def adapt(self, s: Labelled, t: Unlabelled) -> Iterator[Objective]:
+        """Of the adapt stage, two objectives: the discriminator's, and then M_t's against it."""
+        with torch.no_grad():
+            f_s = self.net(s.x)  # (B, d)
+        f_t = self.target_net(t.x)  # (B, d)
+        yield Objective(self.critic, adversarial=domain_loss(self.critic, f_s, f_t.detach()))
+        # The critic alone has moved: f_t is still what M_t makes of the batch, and nothing has used its graph.
+        d_t = self.critic(torch.cat([f_s, f_t]))[len(f_s) :]  # (B,)
+        mapping = softplus(-d_t).mean() if self.inverted else -self.ramp * softplus(d_t).mean()
+        yield Objective(self.target_net, adversarial_mapping=mapping)
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Class logits (B, K), on M_t: of use from the adapt stage on."""
+        z: Tensor = self.classifier(self.target_net(x))
+        return z
+
+    def domain_logits(self, x: Tensor) -> dict[str, Tensor]:
+        """The discriminator's logits of M_s(x) and of M_t(x)."""
+        return {"M_s": self.critic(self.net(x)), "M_t": self.critic(self.target_net(x))}
