@@ -193,6 +193,15 @@ class TestLists:
         assert read_target(listing).names == ("cat/a b.png", "dog/2.png")
         assert class_names(listing) == (None, "dog")
 
+    def test_paths_may_start_from_the_folder_above(self, pets: Path) -> None:
+        (pets / "lists").mkdir()
+        listing = pets / "lists" / "all.txt"
+        listing.write_text("cat/a b.png 0\ndog/2.png 1\n")
+        assert read_source(listing).domain.items == (pets / "cat" / "a b.png", pets / "dog" / "2.png")
+        (pets / "lists" / "cat").mkdir()
+        (pets / "lists" / "cat" / "a b.png").touch()  # the list's own folder goes first
+        assert "1 of the 2 files" in sentence(read_source, listing)
+
     def test_absolute_paths_and_upper_case_ending(self, pets: Path, tmp_path: Path) -> None:
         listing = tmp_path / "LIST.TXT"
         listing.write_text(f"{pets / 'dog' / '2.png'} dog\n")

@@ -15,3 +15,7 @@ class OptionError(AcclimateError, ValueError):
 
 class DivergedError(AcclimateError):
     """Training produced a value that is not finite; the message names the term that did."""
+
+
+class RunsFailedError(AcclimateError):
+    """Some runs of a bench failed; the message names the first and where all of them are named."""

@@ -36,6 +36,7 @@ RUN_FILES = {
     "model.json": "what the weights need for predicting",
 }
 
+WIDEST = 1000  # columns of a table
 MOST_CLASSES = 20  # of a confusion matrix on the screen
 BAR_AFTER = 2.0  # seconds
 BAR_EVERY = 0.1
@@ -258,7 +259,7 @@ class Screen:
     def _show_confusion(self, scores: Scores, method: str) -> None:
         """Show the confusion matrix where the screen is wide enough."""
         table = _confusion(scores, self._text)
-        wide = Measurement.get(self._stdout, self._stdout.options.update(max_width=1000), table).maximum
+        wide = Measurement.get(self._stdout, self._stdout.options.update(max_width=WIDEST), table).maximum
         if wide <= self._stdout.width:
             self._show(f"\nConfusion of {method}: % of a true class (row) by predicted class (column)\n", table)
 
@@ -279,6 +280,17 @@ class Screen:
             f"The mean confidence was {100 * changes.confidence_before:.1f} % and is "
             f"{100 * changes.confidence_after:.1f} %; that is not an accuracy.",
         )
+
+    def show_table(self, title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], notes: str) -> None:
+        """Show a table with a title and notes, as wide as it is, unless JSON was asked for."""
+        table = _table(*map(self._text, headings))
+        for row in rows:
+            table.add_row(*(self._text(str(cell)) for cell in row))
+        wide = Console(width=WIDEST, markup=False, emoji=False, highlight=False)  # a figure must not be cut off
+        if not self.json:
+            self._show(f"\n{self._text(title)}\n")
+            wide.print(table)
+            self._show(f"\n{self._text(notes)}")
 
     def show_files(self, folder: Path) -> None:
         """Show what lies in a run directory, unless JSON was asked for."""
@@ -327,6 +339,52 @@ class Screen:
             table.add_row(info.name, info.weights, f"{info.size} px")
         self._show(table)
         self.show_json([info._asdict() for info in found])
+
+    def show_benchmarks(self, described: Sequence[Mapping[str, Any]]) -> None:
+        """List benchmarks, as `benchmarks.describe` describes them."""
+        table = _table("benchmark", "domains", "classes", "images", "tasks", "data get")
+        for benchmark in described:
+            images = sum(domain["images"] + (domain["test_images"] or 0) for domain in benchmark["domains"])
+            numbers = len(benchmark["domains"]), len(benchmark["classes"]), images, len(benchmark["tasks"])
+            table.add_row(benchmark["name"], *(f"{n:,}" for n in numbers), "yes" if benchmark["downloads"] else "-")
+        self._show(table, "\nacclimate data list NAME shows a benchmark's domains, tasks, terms and publication.")
+        self.show_json(described)
+
+    def show_benchmark(self, described: Mapping[str, Any]) -> None:
+        """Describe one benchmark, as `benchmarks.describe` describes it."""
+        table = _table("domain", "short", "images")
+        for domain in described["domains"]:
+            test = f" + {domain['test_images']:,}" if domain["test_images"] else ""
+            table.add_row(domain["name"], domain["short"], f"{domain['images']:,}{test}")
+        self._show(
+            f"{described['title']}, {len(described['classes'])} classes\n",
+            table,
+            f"\nTasks: {', '.join(described['tasks'])}",
+            f"Metric: {', '.join(described['metrics'])}",
+            f"Augmentation: {described['augment']}",
+            f"Published: {described['page']}",
+            f"Terms: {described['licence'] or 'not known here; ask where it is published'}",
+            f"Direct links: {', '.join(described['downloads']) or 'none'}",
+            f"\n{described['citation']}",
+        )
+        self.show_json([described])
+
+    def show_check(self, report: Mapping[str, Any]) -> None:
+        """Show what was found of a benchmark, as `benchmarks.Report.as_dict` has it."""
+        table = _table("domain", "images", "of", "classes", "of")
+        table.add_column("found", overflow="fold")
+        for entry in report["domains"]:
+            numbers = (entry[name] for name in ("images", "expected_images", "classes", "expected_classes"))
+            part = "" if entry["part"] == "all" else f", {entry['part']}"
+            found = self._text(entry["spec"]) if entry["spec"] is not None else "no"
+            table.add_row(f"{entry['domain']}{part}", *(f"{n:,}" for n in numbers), found)
+        self._show(table)
+        problems = [(entry["domain"], problem) for entry in report["domains"] for problem in entry["problems"]]
+        self._show("", *(f"{domain} {self._text(problem)}." for domain, problem in problems))
+        if report["missing"]:
+            self._show(f"Missing: {', '.join(report['missing'])}")
+        self._show(f"Tasks that can be run: {', '.join(report['tasks']) or 'none'}")
+        self.show_json(report)
 
     def _text(self, data: str) -> str:
         return _printable(data, self._stdout)

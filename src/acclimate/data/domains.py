@@ -10,7 +10,8 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -105,7 +106,9 @@ def read_source(spec: str | Path) -> LabelledDomain:
 
     Args:
         spec: A folder of class folders, whose images may lie deeper; an image list (.txt, `path label` a line); a CSV
-            with the columns `path` and `label`; or an .npz with `x` and `y`. Paths are relative to the file's folder.
+            with the columns `path` and `label`; or an .npz with `x` and `y`, or a part of one: FILE.npz/train stands
+            for its arrays `x_train` and `y_train`. Paths are relative to the file's folder; a list whose first path
+            is not found there may have all of them relative to the folder above.
 
     Raises:
         DataError: `spec` cannot be read, is not completely labelled or has fewer than two classes.
@@ -136,6 +139,26 @@ def class_names(spec: str | Path) -> Labels:
         DataError: `spec` cannot be read or holds nothing.
     """
     return _read(Path(spec), need_labels=False)[1]
+
+
+def label_counts(spec: str | Path) -> Counter[str | None]:
+    """How many items have each of the labels that `class_names` gives; no image is opened.
+
+    For looking at data before a run: nothing that trains may call it.
+
+    Raises:
+        DataError: `spec` cannot be read.
+    """
+    path = Path(spec)
+    with _reading(str(path)):
+        if path.is_dir():  # without making a path of each name, which takes longer than all the rest
+            return Counter(_folder_label(name) for name in _images_below(path))
+        if arrays := _npz_part(path):
+            file, y = arrays[0], f"y{arrays[1]}"
+            loaded = _load_arrays(file, [y])  # not the images
+            _check_array(file, y, loaded)
+            return Counter(map(str, loaded[y].tolist()))
+    return Counter(class_names(spec))
 
 
 def domain_of(x: npt.NDArray[np.generic] | Iterable[str | Path], origin: str = "x") -> Domain:
@@ -256,8 +279,10 @@ def _reading(origin: str) -> Iterator[None]:
 
 
 def _read(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
-    readers = {".txt": _read_list, ".csv": _read_csv, ".npz": _read_arrays}
+    readers = {".txt": _read_list, ".csv": _read_csv}
     with _reading(str(path)):
+        if arrays := _npz_part(path):
+            return _read_arrays(*arrays, origin=str(path), need_labels=need_labels)
         if not path.exists():
             raise DataError(f"{path} does not exist: check the path.")
         if path.is_dir():
@@ -274,11 +299,16 @@ def _read_folder(folder: Path, need_labels: bool) -> tuple[Domain, Labels]:
     found = _images_below(folder)
     if not found:
         raise DataError(f"{folder} holds no images: name a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files.")
-    labels = tuple(_printable(name.partition("/")[0]) if "/" in name else None for name in found)
+    labels = tuple(map(_folder_label, found))
     if need_labels:
         _check_class_folders(folder, found, labels)
     items = tuple(folder / name for name in found)
     return Domain(items, tuple(_printable(name) for name in found), str(folder)), labels
+
+
+def _folder_label(name: str) -> str | None:
+    """The top-level folder of an image's path."""
+    return _printable(name.partition("/")[0]) if "/" in name else None
 
 
 def _check_class_folders(folder: Path, found: Sequence[str], labels: Labels) -> None:
@@ -387,8 +417,10 @@ def _text(path: Path) -> str:
 
 
 def _listed_domain(path: Path, rows: Sequence[tuple[str, str | None]]) -> tuple[Domain, Labels]:
-    domain = _file_domain([name for name, _ in rows], path.parent, str(path))
-    return domain, tuple(label for _, label in rows)
+    names, folder = [name for name, _ in rows], path.parent
+    if names and not (folder / names[0]).is_file() and (folder.parent / names[0]).is_file():
+        folder = folder.parent  # benchmarks publish their lists in a folder beside the domains'
+    return _file_domain(names, folder, str(path)), tuple(label for _, label in rows)
 
 
 def _file_domain(names: Sequence[str], folder: Path, origin: str) -> Domain:
@@ -405,22 +437,40 @@ def _file_domain(names: Sequence[str], folder: Path, origin: str) -> Domain:
     return Domain(items, tuple(_printable(name) for name in names), origin)
 
 
-def _read_arrays(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
-    arrays = _load_arrays(path)
-    for name in ("x", "y") if need_labels else ("x",):
-        if name not in arrays:
-            raise DataError(f"{path} has no array '{name}': save it with numpy.savez(file, x=..., y=...).")
-    domain = _array_domain(arrays["x"], str(path))
-    return domain, _array_labels(arrays["y"], domain) if "y" in arrays else (None,) * len(domain)
+def _npz_part(path: Path) -> tuple[Path, str] | None:
+    """The .npz that `path` names or names a part of, and what the names of that part's arrays end in."""
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return path, ""
+    if path.parent.suffix.lower() == ".npz" and path.parent.is_file():
+        return path.parent, f"_{path.name}"
+    return None
 
 
-def _load_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+def _read_arrays(path: Path, ending: str, origin: str, need_labels: bool) -> tuple[Domain, Labels]:
+    x, y = f"x{ending}", f"y{ending}"
+    arrays = _load_arrays(path, [x, y])
+    for name in (x, y) if need_labels else (x,):
+        _check_array(path, name, arrays)
+    domain = _array_domain(arrays[x], origin)
+    return domain, _array_labels(arrays[y], domain) if y in arrays else (None,) * len(domain)
+
+
+def _check_array(path: Path, name: str, arrays: Mapping[str, object]) -> None:
+    if name not in arrays:
+        raise DataError(
+            f"{path} has no array '{name}': save it with numpy.savez(file, x=..., y=...), or name a part of it, "
+            f"{path / 'train'} for x_train and y_train."
+        )
+
+
+def _load_arrays(path: Path, names: Iterable[str]) -> dict[str, npt.NDArray[np.generic]]:
+    """Those of the arrays that the file has."""
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):
             raise DataError(f"{path} is not an .npz file: save it with numpy.savez(file, x=..., y=...).")
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: np.asarray(arrays[name]) for name in ("x", "y") if name in arrays}
+            return {name: np.asarray(arrays[name]) for name in names if name in arrays}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path} holds an array that cannot be loaded: save it again as plain numbers or text, without objects."
