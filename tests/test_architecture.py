@@ -15,6 +15,7 @@ from acclimate import methods
 ROOT = Path(acclimate.__file__).parent
 ORDER = [
     {"errors", "track", "__init__"},
+    {"papers"},
     {"data"},
     {"features"},
     {"layers", "losses"},
@@ -24,6 +25,8 @@ ORDER = [
     {"reporting"},
     {"model"},
     {"experiment"},
+    {"grid"},
+    {"bench", "tables"},
     {"estimator", "cli"},
     {"__main__"},
 ]

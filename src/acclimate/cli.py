@@ -13,7 +13,7 @@ import typer
 
 import acclimate
 from acclimate import methods
-from acclimate.errors import AcclimateError, OptionError
+from acclimate.errors import AcclimateError, DataError, OptionError
 
 if TYPE_CHECKING:
     from acclimate.reporting import Screen
@@ -67,6 +67,14 @@ def fit(
         ),
     ],
     out: Annotated[Path, typer.Option(help="The run directory to write.", rich_help_panel="Data")],
+    test: Annotated[
+        str | None,
+        typer.Option(
+            help="Labelled images of the target's domain that stay out of training, to measure on instead of the "
+            "target itself.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
     method: Annotated[
         str, typer.Option(help="The method; acclimate methods lists them.", rich_help_panel="Method")
     ] = "wemnet",
@@ -196,6 +204,7 @@ def fit(
         settings = experiment.Settings(
             source=source,
             target=target,
+            test=test,
             method=method,
             options=methods.parse_options(method, set_ or []),
             backbone=backbone,
@@ -315,6 +324,8 @@ def bench(
 
     def work(screen: Screen) -> None:
         from acclimate import bench as benches
+        from acclimate import grid as grids
+        from acclimate import tables
 
         overrides = {
             "steps": steps,
@@ -329,7 +340,7 @@ def bench(
             "device": device,
             "precision": precision,
         }
-        made = benches.grid_of(
+        made = grids.grid_of(
             grid,
             benchmark=benchmark,
             root=root,
@@ -339,10 +350,59 @@ def bench(
             overrides={name: value for name, value in overrides.items() if value is not None},
         )
         records = benches.bench(made, out, screen, jobs=jobs, threads=threads, keep_models=keep_models)
+        for sheet in tables.sheets(records):
+            screen.show_table(sheet.title, sheet.headings, sheet.rows, " ".join(sheet.notes))
         screen.show_json(benches.summary(records, out))
         benches.check(records, out)
 
     _run(work, json=json, quiet=quiet, debug=debug, goes_on="the same command goes on where it stopped")
+
+
+@app.command(rich_help_panel="Compare")
+def table(
+    records: Annotated[
+        list[Path], typer.Argument(metavar="BENCH...", help="Folders that bench wrote with --out, or their records.")
+    ],
+    form: Annotated[
+        Literal["terminal", "markdown", "latex", "csv"], typer.Option("--format", help="How it is written.")
+    ] = "terminal",
+    metric: Annotated[
+        Literal["accuracy", "mean-per-class", "both", "domain-error"] | None,
+        typer.Option(help="Default: what the benchmark's tables report, and both where that is the mean per class."),
+    ] = None,
+    published: Annotated[
+        str | None, typer.Option(help="Put a paper's table beside: wemnet-table1, ..., tada-table2, digits.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="The row that the others are compared with. Default: source-only.")
+    ] = None,
+    oracle: Annotated[
+        bool, typer.Option("--oracle", help="The best step by the target's labels; no record holds it.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make tables of benches: rows by tasks, mean and deviation over seeds, beside what is published."""
+
+    def work(screen: Screen) -> None:
+        from acclimate import tables
+
+        if oracle:
+            raise OptionError(
+                "The records hold the last step alone, because choosing a step by the target's labels would use them: "
+                "leave out --oracle."
+            )
+        name = metric.replace("-", "_") if metric else None
+        sheets = tables.sheets(tables.read_records(records), metric=name, published=published, baseline=baseline)
+        if json:
+            screen.show_json([tables.as_dict(sheet) for sheet in sheets])
+        elif form == "terminal":
+            for sheet in sheets:
+                screen.show_table(sheet.title, sheet.headings, sheet.rows, " ".join(sheet.notes))
+        else:
+            typer.echo(tables.FORMATS[form](sheets), nl=False)
+
+    _run(work, json=json, quiet=False, debug=debug)
 
 
 def _listed(text: str | None) -> list[str]:
@@ -442,6 +502,76 @@ def backbones(
             screen.say(f"{len(found) - len(shown):,} more are timm's: acclimate backbones PATTERN finds them by name.")
 
     _run(work, json=json, quiet=False, debug=debug)
+
+
+data_app = typer.Typer(help="Find, check and fetch the benchmarks of the field.", no_args_is_help=True)
+app.add_typer(data_app, name="data", rich_help_panel="Look up")
+BenchmarkName = Annotated[str, typer.Argument(metavar="BENCHMARK", help="Its name; acclimate data list lists them.")]
+
+
+@data_app.command("list")
+def data_list(
+    name: Annotated[str | None, typer.Argument(metavar="BENCHMARK", help="Show what is known of this one.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the benchmarks, or describe one."""
+
+    def work(screen: Screen) -> None:
+        from acclimate.data import benchmarks
+
+        if name:
+            screen.show_benchmark(benchmarks.describe(benchmarks.load(name)))
+        else:
+            screen.show_benchmarks([benchmarks.describe(benchmarks.load(n)) for n in benchmarks.names()])
+
+    _run(work, json=json, quiet=False, debug=debug)
+
+
+@data_app.command("check")
+def data_check(
+    benchmark: BenchmarkName,
+    root: Annotated[Path, typer.Option(help="The folder that holds it, as unpacked or as you have it.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Count a benchmark's images and compare them with what is published, opening none.
+
+    The exit code is 0 if what is there is as published, even if domains are missing, and 2 if it is not or if no task
+    can be run.
+    """
+
+    def work(screen: Screen) -> None:
+        from acclimate.data import benchmarks
+
+        report = benchmarks.load(benchmark).check(root)
+        screen.show_check(report.as_dict())
+        if verdict := report.verdict():
+            raise DataError(verdict)
+
+    _run(work, json=json, quiet=False, debug=debug)
+
+
+@data_app.command("get")
+def data_get(
+    benchmark: BenchmarkName,
+    root: Annotated[Path, typer.Option(help="The folder to put it into.")],
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch what a benchmark publishes under direct links, and leave out what is there already."""
+
+    def work(screen: Screen) -> None:
+        from acclimate.data import benchmarks, download
+
+        wanted = benchmarks.load(benchmark)
+        made = download.get(wanted, root, screen.track)
+        terms = wanted.licence or f"see {wanted.page}"
+        screen.say(f"{len(made)} of {len(wanted.downloads)} parts were fetched into {root}. Terms of use: {terms}.")
+        screen.show_json({"benchmark": wanted.name, "fetched": [str(path) for path in made]})
+
+    _run(work, json=json, quiet=quiet, debug=debug, goes_on="the same command goes on where it stopped")
 
 
 class Exit(int, Enum):

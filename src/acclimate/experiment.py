@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -56,6 +57,7 @@ class Settings:
     Attributes:
         source: Labelled images: a folder of class folders, an image list, a CSV, or an .npz.
         target: Images of the domain to adapt to; labels in it are used for evaluation alone.
+        test: Labelled images of that domain which stay out of training, to measure on; None measures on the target.
         method: The method's name.
         options: Its hyper-parameters, where they differ from the defaults.
         backbone: The backbone's name.
@@ -74,6 +76,7 @@ class Settings:
 
     source: str
     target: str
+    test: str | None = None
     method: str = "wemnet"
     options: Mapping[str, Any] = field(default_factory=dict)
     backbone: str = "efficientnet_lite0"
@@ -111,14 +114,27 @@ class Task:
     Attributes:
         source: The labelled images that can be read.
         target: The unlabelled images that can be read.
-        answers: The target's labels; training never sees them.
+        answers: The labels of the images that are measured on, `test` or the target; training never sees them.
         skipped: Names and reasons of the images that cannot be read.
+        test: The images to measure on, where they are not the target.
     """
 
     source: LabelledDomain
     target: Domain
     answers: Answers | None
     skipped: list[tuple[str, str]]
+    test: Domain | None = None
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """What makes the data the same data, labels included."""
+        source, target, answers = self.source, self.target, self.answers
+        return {
+            "source": [source.domain.fingerprint(), source.labels.tolist(), source.classes],
+            "target": target.fingerprint(),
+            "test": self.test.fingerprint() if self.test is not None else None,
+            "answers": answers.labels.tolist() if answers is not None else None,
+        }
 
 
 def fit(
@@ -164,23 +180,31 @@ def read_task(settings: Settings, screen: Screen) -> Task:
     """
     source, target = read_source(settings.source), read_target(settings.target)
     check_pair(source, target)
-    answers = read_answers(settings.target, target, source.classes, allow_mismatch=settings.allow_class_mismatch)
-    keep_s, skipped_s = without_broken(source, screen.track)
-    keep_t, skipped_t = without_broken(target, screen.track)
-    if answers is not None and skipped_t:
-        answers = replace(answers, labels=answers.labels[keep_t])
-    skipped = [
-        (f"{data.origin}: {name}", reason)
-        for data, rows in ((source.domain, skipped_s), (target, skipped_t))
-        for name, reason in rows
-    ]
+    test = read_target(settings.test) if settings.test else None
+    if test is not None:
+        check_pair(source, test)
+    measured, origin = (target, settings.target) if test is None else (test, str(settings.test))
+    answers = read_answers(origin, measured, source.classes, allow_mismatch=settings.allow_class_mismatch)
+    if test is not None and answers is None:
+        raise DataError(f"{settings.test} has no labels to measure with: give labelled images, or leave out --test.")
+
+    kept, skipped = [], []
+    for domain in (source.domain, target, *([test] if test is not None else [])):
+        keep, broken = without_broken(domain, screen.track)
+        kept.append(keep)
+        skipped += [(f"{domain.origin}: {name}", reason) for name, reason in broken]
+    if answers is not None:
+        answers = replace(answers, labels=answers.labels[kept[-1]])  # the last is the one that is measured on
     if skipped:
         screen.warn(f"{len(skipped)} broken images are left out; skipped.csv in the run directory names them.")
-    known = "unlabelled" if answers is None else "labelled, for evaluation alone"
+    known = "unlabelled" if answers is None or test is not None else "labelled, for evaluation alone"
+    measuring = f" Measured on {len(kept[-1]):,} others." if test is not None else ""
     screen.say(
-        f"Source: {len(keep_s):,} items of {len(source.classes)} classes. Target: {len(keep_t):,} items ({known})."
+        f"Source: {len(kept[0]):,} items of {len(source.classes)} classes. "
+        f"Target: {len(kept[1]):,} items ({known}).{measuring}"
     )
-    return Task(source.select(keep_s), target.select(keep_t), answers, skipped)
+    test = test.select(kept[-1]) if test is not None else None
+    return Task(source.select(kept[0]), target.select(kept[1]), answers, skipped, test)
 
 
 def run(settings: Settings, task: Task, out: Path, screen: Screen, doomed: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -199,20 +223,20 @@ def run(settings: Settings, task: Task, out: Path, screen: Screen, doomed: tuple
     Raises:
         DataError: `out` holds another run.
     """
-    identity = _identity(settings, task)
+    same = identity(settings, task)
     checkpoint = None
     if not doomed:
-        if (finished := _finished(out, identity, settings)) is not None:
+        if (finished := _finished(out, same, settings)) is not None:
             screen.say(f"{settings.method} is finished already: its results are read from {out}.")
             _tidy(out)
             return finished
-        checkpoint = _resumed(out, identity, settings)
+        checkpoint = _resumed(out, same, settings)
     started = time.perf_counter()
     device = pick_device(settings.device)
     model, pair, target = prepare(settings, task, device, screen.track)
     for folder in doomed:
         _delete_run(folder)
-    _begin(out, identity, settings)
+    _begin(out, same, settings)
     prepared = time.perf_counter()
 
     log = MetricsLog(out / "metrics.jsonl", keep_until=checkpoint.step if checkpoint else -1)
@@ -223,10 +247,13 @@ def run(settings: Settings, task: Task, out: Path, screen: Screen, doomed: tuple
     probabilities = predict(model.method, target, device=device, track=screen.track)
     write_predictions(out / "predictions.csv", task.target.names, probabilities, task.source.classes)
     write_skipped(out / "skipped.csv", task.skipped)
-    scores = score(probabilities, task.answers, task.source.classes) if task.answers is not None else None
+    scores = None
+    if task.answers is not None:
+        measured = probabilities if task.test is None else model.predict(task.test, screen.track)
+        scores = score(measured, task.answers, task.source.classes)
     record = {
         "acclimate": acclimate.__version__,
-        "identity": identity,
+        "identity": same,
         "command": sys.argv[1:],
         "settings": _settings_json(settings),
         "model": asdict(model.setup),
@@ -429,22 +456,23 @@ def _checkpoint_file(out: Path) -> Path:
     return out / "checkpoint" / "last.safetensors"
 
 
-def _identity(settings: Settings, task: Task) -> str:
+def identity(settings: Settings, task: Task) -> str:
     """What makes a run the same run: its settings and the data, labels included."""
     weights = Path(settings.weights) if settings.weights else None
     parts = {
         "settings": _comparable(_settings_json(settings)),
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
-        "source": [task.source.domain.fingerprint(), task.source.labels.tolist(), task.source.classes],
-        "target": [task.target.fingerprint(), task.answers.labels.tolist() if task.answers is not None else None],
         "version": acclimate.__version__,
+        **task.identity,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that change a result, on one level; a path is the same however it is written."""
-    paths = {name: str(Path(settings[name]).resolve()) for name in ("source", "target", "weights") if settings[name]}
+    paths = {
+        name: str(Path(settings[name]).resolve()) for name in ("source", "target", "test", "weights") if settings[name]
+    }
     flat = {**settings, **settings["recipe"], **paths}
     return {name: value for name, value in flat.items() if name not in ("recipe", "checkpoint_seconds")}
 
@@ -588,9 +616,12 @@ def _data_json(task: Task) -> dict[str, Any]:
         "target": {
             "origin": target.origin,
             "items": len(target),
-            "labelled": task.answers is not None,
+            "labelled": task.answers is not None and task.test is None,
             "fingerprint": target.fingerprint(),
         },
+        "test": {"origin": task.test.origin, "items": len(task.test), "fingerprint": task.test.fingerprint()}
+        if task.test is not None
+        else None,
         "skipped": len(task.skipped),
     }
 

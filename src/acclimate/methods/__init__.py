@@ -51,16 +51,17 @@ def plain(name: str) -> str:
 
 
 def row(name: str) -> tuple[str, dict[str, Any]]:
-    """The method and the options behind a name by which a paper's table calls them.
+    """The method and the options behind a name by which a paper's table calls them, or a method's own name.
 
     Raises:
-        OptionError: No method has a row of this name.
+        OptionError: There is no such row.
     """
     rows = {row: (method, dict(values)) for method in names() for row, values in load(method).rows.items()}
+    rows |= {method: (method, {}) for method in names()}
     same = [found for row, found in rows.items() if plain(row) == plain(name)]
     if not same:
         close = difflib.get_close_matches(name, rows, n=1)
-        hint = f"did you mean {close[0]}?" if close else "give the method and its options."
+        hint = f"did you mean {close[0]}?" if close else "give its method and options."
         raise OptionError(f"No method has a row called {name!r}; {hint}")
     return same[0]
 

@@ -1,0 +1,319 @@
+"""A grid of runs, as a file or the command line describes it: every row on every task with every seed."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from itertools import permutations
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from acclimate import methods, papers
+from acclimate.data import benchmarks
+from acclimate.errors import DataError, OptionError
+from acclimate.experiment import Settings
+from acclimate.training import Recipe
+
+OF_A_RUN = {"source", "target", "test", "method", "options", "recipe", "seed"}  # what the grid itself decides
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of a table.
+
+    Attributes:
+        name: What the table calls it.
+        method: The method's name.
+        options: Its hyper-parameters, where they differ from the defaults.
+        settings: Fields of `Settings` and of `Recipe`, where the grid says something.
+        baselines: The names of the rows that it is to be compared with.
+    """
+
+    name: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    baselines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a bench runs: all rows x tasks x seeds.
+
+    Attributes:
+        domains: What `read_source` and `read_target` take, by the domain's name.
+        tasks: Names of source and target.
+        rows: In the order of the table.
+        seeds: Of the runs.
+        benchmark: The benchmark's name, if the domains are one's.
+        metrics: What is reported, as `evaluation.Scores` names it; the tables print the first.
+        tests: The domains' test images, where those are apart: then the target's are what is scored.
+    """
+
+    domains: Mapping[str, str]
+    tasks: tuple[tuple[str, str], ...]
+    rows: tuple[Row, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    benchmark: str | None = None
+    metrics: tuple[str, ...] = ("accuracy",)
+    tests: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a grid without rows, tasks or seeds, or with two of one name."""
+        named: dict[str, list[str]] = {
+            "rows": [row.name for row in self.rows],
+            "tasks": ["-".join(task) for task in self.tasks],
+            "seeds": [str(seed) for seed in self.seeds],
+        }
+        for what, names in named.items():
+            if not names:
+                raise OptionError(f"The grid has no {what}: give at least one.")
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise OptionError(f"The grid has several {what} called {', '.join(sorted(twice))}: give each once.")
+
+
+def settings_of(grid: Grid, row: Row, task: tuple[str, str], seed: int) -> Settings:
+    """The settings of one run. Where the grid says nothing of a recipe's entry, the method's own holds."""
+    names = {f.name for f in fields(Recipe)}
+    recipe = {name: value for name, value in row.settings.items() if name in names}
+    return Settings(
+        source=grid.domains[task[0]],
+        target=grid.domains[task[1]],
+        test=grid.tests.get(task[1]),
+        method=row.method,
+        options=row.options,
+        seed=seed,
+        recipe=Recipe.of(methods.load(row.method), **recipe),
+        **{name: value for name, value in row.settings.items() if name not in names},
+    )
+
+
+def grid_of(
+    name: str | None,
+    *,
+    benchmark: str | None = None,
+    root: Path | None = None,
+    only: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Grid:
+    """The grid of a file, or of a paper's table, or of a benchmark and the methods named.
+
+    Args:
+        name: A grid's file, or the name of a paper's table; None where the benchmark and the methods are given.
+        benchmark: The benchmark's name.
+        root: Where the domains lie.
+        only: Take these rows alone: their names, or their methods' names.
+        tasks: Take these tasks alone, each written "source-target".
+        seeds: Take these.
+        overrides: Fields of `Settings` and `Recipe` that hold for every row.
+
+    Raises:
+        OptionError: Something is missing or unknown.
+    """
+    if name is None:
+        if benchmark is None or not only:
+            raise OptionError("Nothing says what to run: give a grid, or --benchmark and --methods.")
+        rows = [{"name": row, "method": row} if row in methods.names() else {"name": row} for row in only]
+        content: dict[str, Any] = {"data": {"benchmark": benchmark}, "row": rows}
+    elif benchmark is not None:
+        raise OptionError(f"--benchmark does not go with the grid {name}, which names its own.")
+    else:
+        content = papers.grid(name) if name in papers.names() else read_grid(Path(name))
+    return make_grid(content, root=root, only=only, tasks=tasks, seeds=seeds, overrides=overrides)
+
+
+def read_grid(path: Path) -> dict[str, Any]:
+    """The content of a grid's file, for `make_grid`; its paths are relative to its folder.
+
+    Raises:
+        OptionError: It cannot be read, or is not TOML.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        tables = ", ".join(papers.names())
+        raise OptionError(
+            f"The grid {path} cannot be read ({error.strerror}): give a .toml file, or one of the tables {tables}."
+        ) from error
+    except ValueError as error:
+        raise OptionError(f"{path} is not TOML ({error}).") from error
+    data = content.get("data")
+    if isinstance(data, dict) and isinstance(data.get("root"), str):
+        data["root"] = str(path.parent / data["root"])
+    elif isinstance(data, dict):
+        data["root"] = str(path.parent)
+    return content
+
+
+def make_grid(
+    content: Mapping[str, Any],
+    *,
+    root: Path | None = None,
+    seeds: Sequence[int] = (),
+    only: Sequence[str] = (),
+    tasks: Sequence[str] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Grid:
+    """The grid that a file describes, with what the command line says in its place.
+
+    Args:
+        content: Tables and entries as in a grid's file: data, seeds, settings, row.
+        root: Where the domains lie.
+        seeds: Take these.
+        only: Take these rows alone: their names, or their methods' names.
+        tasks: Take these tasks alone, each written "source-target".
+        overrides: Fields of `Settings` and `Recipe` that hold for every row.
+
+    Raises:
+        OptionError: Something is unknown, or not of its type.
+    """
+    _check_entries("The grid", content, {"data": dict, "seeds": list, "settings": dict, "row": list})
+    data = content.get("data", {})
+    _check_entries("[data]", data, {"benchmark": str, "root": str, "domains": dict, "tests": dict, "tasks": list})
+    for part in ("domains", "tests"):
+        _check_entries(f"[data.{part}]", data.get(part, {}), dict.fromkeys(data.get(part, {}), str))
+    for seed in content.get("seeds", ()):
+        if type(seed) is not int:
+            raise OptionError(f"seeds must be whole numbers, not {seed!r}.")
+    root = root or (Path(data["root"]) if "root" in data else None)
+    asked = tasks or data.get("tasks", ())
+    rows = tuple(_rows(content, only, overrides or {}))
+    seeds = tuple(seeds or content.get("seeds", (0, 1, 2)))
+    if "benchmark" in data:
+        return _of_benchmark(data["benchmark"], root, asked, rows, seeds)
+    domains, tests = (
+        {name: str((root or Path()) / spec) for name, spec in data.get(part, {}).items()}
+        for part in ("domains", "tests")
+    )
+    if not domains:
+        raise OptionError("The grid has no domains: name a benchmark and its root, or give [data.domains].")
+    pairs = tuple(permutations(domains, 2))
+    return Grid(domains, _named(asked, pairs) or pairs, rows, seeds, tests=tests)
+
+
+def _of_benchmark(
+    name: str, root: Path | None, tasks: Sequence[str], rows: tuple[Row, ...], seeds: tuple[int, ...]
+) -> Grid:
+    """The grid of a benchmark, whose domains bear the short names of the papers' tables."""
+    benchmark = benchmarks.load(name)
+    if root is None:
+        raise OptionError(f"Nothing says where {benchmark.title} lies: give --root DIR.")
+    short = {domain.name: domain.short for domain in benchmark.domains}
+    found = benchmark.find(root)
+    pairs = tuple((short[source], short[target]) for source, target in benchmark.runnable(found))
+    if not pairs:
+        raise DataError(str(benchmark.check(root).verdict()))
+    rows = tuple(
+        replace(row, settings={"augment": benchmark.augment, **row.settings})
+        if row.settings.get("tune") == "all"
+        else row
+        for row in rows
+    )
+    domains = {short[domain]: spec for domain, spec in found.items()}
+    tests = {short[domain]: spec for domain, spec in benchmark.find(root, "test").items()}
+    return Grid(
+        domains,
+        _named(tasks, pairs) or pairs,
+        rows,
+        seeds,
+        benchmark.name,
+        benchmark.metrics,
+        tests if benchmark.has_splits else {},
+    )
+
+
+def _named(tasks: Sequence[str], known: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """The tasks written "source-target"."""
+    names = {"-".join(pair): pair for pair in known}
+    for task in tasks:
+        if task not in names:
+            raise OptionError(f"There is no task {task!r}; {_nearest(str(task), names)}")
+    return tuple(names[task] for task in tasks)
+
+
+def _rows(content: Mapping[str, Any], only: Sequence[str], overrides: Mapping[str, Any]) -> Iterator[Row]:
+    """The rows asked for; those that are not need not even exist as methods."""
+    shared = _checked_settings("[settings]", content.get("settings", {}))
+    always = _checked_settings("The command line", overrides)
+    types = {"name": str, "method": str, "options": dict, "settings": dict, "baseline": str | list}
+    names: dict[str, str] = {}  # by which a row may be asked for
+    for number, entry in enumerate(content.get("row", ()), 1):
+        _check_entries(f"Row {number}", entry, types)
+        if "name" not in entry:
+            raise OptionError(f"Row {number} has no name: give it one.")
+        names |= {methods.plain(entry[key]): entry[key] for key in ("name", "method") if key in entry}
+    wanted = {methods.plain(name): name for name in only}
+    for plain, name in wanted.items():
+        if plain not in names:
+            raise OptionError(f"The grid has no row {name!r}; {_nearest(name, names.values())}")
+    for entry in content.get("row", ()):
+        if not wanted or any(methods.plain(entry[key]) in wanted for key in ("name", "method") if key in entry):
+            yield _row(entry, shared, always)
+
+
+def _row(entry: Mapping[str, Any], shared: Mapping[str, Any], always: Mapping[str, Any]) -> Row:
+    method, options = (entry["method"], {}) if "method" in entry else methods.row(entry["name"])
+    own = _checked_settings(f"The row {entry['name']}", entry.get("settings", {}))
+    baselines = entry.get("baseline", ())
+    return Row(
+        entry["name"],
+        method,
+        {**options, **entry.get("options", {})},
+        {**shared, **own, **always},
+        (baselines,) if isinstance(baselines, str) else tuple(baselines),
+    )
+
+
+def _check_entries(where: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    """Refuse entries that are unknown or not of their type."""
+    words = {dict: "a table", list: "a list", str: "text", str | list: "text or a list"}
+    if not isinstance(given, Mapping):
+        raise OptionError(f"{where} must be a table, not {given!r}.")
+    for name, value in given.items():
+        if name not in known:
+            raise OptionError(f"{where} has no entry {name!r}; {_nearest(name, known)}")
+        if not isinstance(value, known[name]):
+            raise OptionError(f"{name} in {where} must be {words[known[name]]}, not {value!r}.")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}."
+
+
+@cache
+def _setting_types() -> dict[str, frozenset[type]]:
+    """The types that each field of `Settings` and of `Recipe` takes which a grid may set."""
+    hints = {**get_type_hints(Settings), **get_type_hints(Recipe)}
+    return {name: frozenset(_types(hint)) for name, hint in hints.items() if name not in OF_A_RUN}
+
+
+def _types(hint: Any) -> Iterator[type]:
+    if get_origin(hint) is Literal:
+        yield from {type(choice) for choice in get_args(hint)}
+    elif get_args(hint):
+        for part in get_args(hint):
+            yield from _types(part)
+    else:
+        yield hint
+
+
+def _checked_settings(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same settings, whole numbers as floats where that is what the field holds, and bottleneck 0 as none."""
+    types = _setting_types()
+    checked = {}
+    for name, value in given.items():
+        if name not in types:
+            raise OptionError(f"{where} has no setting {name!r}; {_nearest(name, types)}")
+        if type(value) is int and float in types[name]:
+            value = float(value)
+        if type(value) not in types[name]:
+            raise OptionError(f"The setting {name} cannot be {value!r}: correct it in {where}.")
+        checked[name] = value or None if name == "bottleneck" else value
+    return checked

@@ -1,0 +1,542 @@
+"""Tables of a bench's records, beside the figures that the papers print."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from acclimate import methods, papers
+from acclimate.errors import DataError, OptionError
+from acclimate.papers import Published
+
+Figures: TypeAlias = npt.NDArray[np.float64]
+Task: TypeAlias = tuple[str, str]
+Record: TypeAlias = Mapping[str, Any]
+Format: TypeAlias = Literal["terminal", "markdown", "latex", "csv"]
+
+UNADAPTED = "source_only"
+METRICS = {
+    "accuracy": "accuracy over all images in %",
+    "mean_per_class": "mean of the classes' accuracies in %",
+}
+# Student's t, the quantiles at 0.975 for 1 to 30 degrees of freedom
+T_975 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+# --- what is shown -----------------------------------------------------------------------------------------------
+
+
+class Figure(NamedTuple):
+    """A cell with a number.
+
+    Attributes:
+        mean: Over the runs that there are; None without any.
+        std: Over the runs, with n - 1; None for fewer than two.
+        missing: How many runs are not there.
+        digits: Decimals.
+        computed: Whether a published figure is not printed, but follows from printed ones.
+    """
+
+    mean: float | None
+    std: float | None = None
+    missing: int = 0
+    digits: int = 1
+    computed: bool = False
+
+    def __str__(self) -> str:
+        missing = f"{self.missing} missing" if self.missing else ""
+        if self.mean is None:
+            return missing or "-"
+        spread = f" ± {self.std:.{self.digits}f}" if self.std is not None else ""
+        return f"{self.mean:.{self.digits}f}{'*' * self.computed}{spread}" + (f" ({missing})" if missing else "")
+
+
+@dataclass
+class Sheet:
+    """A table to show.
+
+    Attributes:
+        title: What it is of.
+        headings: Of its columns.
+        rows: Cells, the first of each its name.
+        notes: Sentences below it.
+    """
+
+    title: str
+    headings: list[str]
+    rows: list[list[str | Figure]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def as_dict(sheet: Sheet) -> dict[str, Any]:
+    """For JSON."""
+    rows = [[cell._asdict() if isinstance(cell, Figure) else cell for cell in row] for row in sheet.rows]
+    return {"title": sheet.title, "headings": sheet.headings, "rows": rows, "notes": sheet.notes}
+
+
+def figure(values: Figures, digits: int = 1) -> Figure:
+    """Mean and standard deviation of the values (n,) that are there; NaN stands for one that is not."""
+    known = values[~np.isnan(values)]
+    return Figure(
+        float(known.mean()) if known.size else None,
+        float(known.std(ddof=1)) if known.size > 1 else None,
+        int(values.size - known.size),
+        digits,
+    )
+
+
+def average(values: Figures, digits: int = 1) -> Figure:
+    """Of values (tasks, seeds): the mean over the tasks, and its deviation over the seeds; none with gaps."""
+    missing = int(np.isnan(values).sum())
+    return Figure(None, None, missing, digits) if missing else figure(values.mean(0), digits)
+
+
+class Difference(NamedTuple):
+    """A paired comparison of two rows.
+
+    Attributes:
+        mean: Of the differences, over tasks of the means over seeds.
+        half: Half the width of its 95 % interval; None where there is nothing to estimate it from.
+        better: Pairs in which the first is above the second.
+        pairs: Pairs of runs of one task and seed.
+        missing: Pairs of which a run is missing.
+    """
+
+    mean: float
+    half: float | None
+    better: int
+    pairs: int
+    missing: int
+
+
+def difference(a: Figures, b: Figures) -> Difference | None:
+    """Compare values (tasks, seeds) of two rows, paired by task and seed; None if they have no pair.
+
+    The interval is Student's over the tasks, each counted with its mean over the seeds, so that it tells what to expect
+    on other tasks of the kind; where there is one task, it is over the seeds, and tells of other seeds alone.
+    """
+    d = a - b
+    there = ~np.isnan(d)
+    if not there.any():
+        return None
+    per_task = np.array([row[known].mean() for row, known in zip(d, there, strict=True) if known.any()])
+    units = per_task if len(d) > 1 else d[there]
+    half = t_975(len(units) - 1) * units.std(ddof=1) / math.sqrt(len(units)) if len(units) > 1 else None
+    pairs = int(there.sum())
+    return Difference(float(per_task.mean()), half, int((d[there] > 0).sum()), pairs, d.size - pairs)
+
+
+def t_975(degrees: int) -> float:
+    """Student's t at 0.975, with three decimals; beyond 30 degrees of freedom by its expansion in them."""
+    if degrees <= len(T_975):
+        return T_975[degrees - 1]
+    z = 1.959964
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+
+
+# --- the records -------------------------------------------------------------------------------------------------
+
+
+def read_records(paths: Sequence[Path]) -> list[Record]:
+    """The records of benches, each a folder with records.jsonl or such a file.
+
+    Raises:
+        DataError: A file cannot be read, or two of them have one run.
+    """
+    found: dict[tuple[Any, ...], Record] = {}
+    for path in paths:
+        for record in _read(path / "records.jsonl" if path.is_dir() else path):
+            key = tuple(record[name] for name in ("row", "source", "target", "seed"))
+            if key in found and {found[key]["status"], record["status"]} == {"done"}:
+                raise DataError(
+                    f"{key[0]} on {key[1]}-{key[2]} with seed {key[3]} is recorded twice: give one of them."
+                )
+            if key not in found or record["status"] == "done":
+                found[key] = record
+    if not found:
+        raise DataError("There are no records: name the folder that acclimate bench wrote with --out.")
+    return list(found.values())
+
+
+def _read(path: Path) -> list[Record]:
+    try:
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}): name the folder that acclimate bench wrote with --out."
+        ) from error
+    except ValueError as error:
+        raise DataError(f"{path} is not a bench's records.jsonl: its lines are not JSON.") from error
+    needed = {"row", "source", "target", "seed", "status", "scores", "metrics"}
+    if not all(isinstance(record, dict) and needed <= record.keys() for record in records):
+        raise DataError(f"{path} is not a bench's records.jsonl: its lines lack {', '.join(sorted(needed))}.")
+    return records
+
+
+class Results:
+    """Records by row, task and seed. What any row has of tasks and seeds, every row should have.
+
+    Args:
+        records: As `read_records` gives them.
+
+    Attributes:
+        rows: By the row's name, one of its records.
+        tasks: Source and target.
+        seeds: Sorted.
+        classes: The classes, in order; none while there is no score.
+    """
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        rows: dict[str, Record] = {record["row"]: record for record in reversed(records)}
+        self.rows: dict[str, Record] = {name: rows[name] for name in dict.fromkeys(record["row"] for record in records)}
+        self.tasks: list[Task] = list(dict.fromkeys((record["source"], record["target"]) for record in records))
+        self.seeds = sorted({record["seed"] for record in records})
+        self.done = {
+            (record["row"], (record["source"], record["target"]), record["seed"]): record
+            for record in records
+            if record["status"] == "done"
+        }
+        scored = [record["scores"]["per_class"] for record in self.done.values() if record["scores"]]
+        self.classes = list(scored[0]) if scored else []
+        self.failed = sum(record["status"] == "failed" for record in records)
+        self.metrics: list[str] = list(records[0]["metrics"])
+        self.benchmarks = {record.get("benchmark") for record in records}
+
+    def values(self, row: str, of: Callable[[Record], float | None]) -> Figures:
+        """What `of` finds in each run of a row (tasks, seeds), NaN where there is no run, or nothing in it."""
+
+        def value(task: Task, seed: int) -> float:
+            record = self.done.get((row, task, seed))
+            found = of(record) if record is not None else None
+            return math.nan if found is None else found
+
+        return np.array([[value(task, seed) for seed in self.seeds] for task in self.tasks])
+
+    def percent(self, row: str, metric: str) -> Figures:
+        """A score of each run of a row (tasks, seeds), in %."""
+        return self.values(row, lambda record: 100 * record["scores"][metric] if record["scores"] else None)
+
+    def of_class(self, row: str, name: str) -> Figures:
+        """The accuracy of a class in each run of a row (tasks, seeds), in %."""
+
+        def accuracy(record: Record) -> float | None:
+            correct, count = (record["scores"] or {"per_class": {}})["per_class"].get(name, (0, 0))
+            return 100 * correct / count if count else None
+
+        return self.values(row, accuracy)
+
+
+# --- the tables --------------------------------------------------------------------------------------------------
+
+
+def sheets(
+    records: Sequence[Record], *, metric: str | None = None, published: str | None = None, baseline: str | None = None
+) -> list[Sheet]:
+    """The tables of a bench.
+
+    Args:
+        records: Of one or several benches.
+        metric: "accuracy", "mean_per_class", "both" or "domain_error"; None takes what the benchmark reports, and both
+            where the literature reports the mean over the classes.
+        published: The paper's table to put beside.
+        baseline: The row that every other is compared with; None takes source-only, if there is one.
+
+    Raises:
+        OptionError: Something is unknown, or does not belong to these records.
+    """
+    results = Results(records)
+    table = papers.load(published) if published else None
+    if table is not None:
+        _check_published(table, results)
+    if metric is None and table is not None and table.metric == "domain_error":
+        metric = "domain_error"
+    if metric == "domain_error":
+        return [_domain_errors(results, table)]
+    metric = metric or ("both" if results.metrics[0] == "mean_per_class" else "accuracy")
+    names = tuple(METRICS) if metric == "both" else (metric,)
+    if (table is not None and table.of_classes) or (len(results.tasks) == 1 and metric == "both"):
+        shown = [_by_class(results, table)]
+    else:
+        shown = [_by_task(results, name, table) for name in names]
+    compared = [sheet for name in names if (sheet := _differences(results, name, baseline)).rows]
+    return shown + compared
+
+
+def _check_published(table: papers.Table, results: Results) -> None:
+    if results.benchmarks - {None, table.benchmark}:
+        raise OptionError(
+            f"{table.name} is of {table.benchmark}, and these records are of "
+            f"{', '.join(sorted(str(name) for name in results.benchmarks))}: compare like with like."
+        )
+    columns = results.classes if table.of_classes else ["-".join(task) for task in results.tasks]
+    if columns and not set(columns) & set(table.columns):
+        raise OptionError(
+            f"{table.name} has the columns {', '.join(table.columns)}, and these records none of them "
+            f"({', '.join(columns[:6])}): compare like with like."
+        )
+
+
+def _by_task(results: Results, metric: str, table: papers.Table | None) -> Sheet:
+    several = len(results.tasks) > 1
+    headings = ["→".join(task) for task in results.tasks] + ["Avg"] * several
+    sheet = Sheet(f"{METRICS[metric].capitalize()}, at the last step", ["method", *headings])
+    for name in results.rows:
+        values = results.percent(name, metric)
+        sheet.rows.append([name, *map(figure, values), *[average(values)][: int(several)]])
+        for row in _rows_of(table, results.rows[name], metric=metric):
+            known = _by_column(table, row)
+            printed = [known.get("-".join(task), Figure(None)) for task in results.tasks]
+            sheet.rows.append([f"{name}, published", *printed, *[Figure(row.average)][: int(several)]])
+    sheet.notes = [*_notes(results), *_sources(table, sheet)]
+    return sheet
+
+
+def _by_class(results: Results, table: papers.Table | None) -> Sheet:
+    """A column a class, and both metrics, each by its name."""
+    sheet = Sheet("Accuracy of each class in %, at the last step", ["method", *results.classes, "mean", "overall"])
+    several = len(results.tasks) > 1
+    for name in results.rows:
+        for i, task in enumerate(results.tasks):
+            label = f"{name}, {'→'.join(task)}" if several else name
+            cells = [figure(results.of_class(name, c)[i]) for c in results.classes]
+            both = [figure(results.percent(name, metric)[i]) for metric in ("mean_per_class", "accuracy")]
+            sheet.rows.append([label, *cells, *both])
+        for row in _rows_of(table, results.rows[name], metric="mean_per_class"):
+            known = _by_column(table, row)
+            classes = [known.get(c, Figure(None)) for c in results.classes]
+            sheet.rows.append([f"{name}, published", *classes, *_both_averages(table, row)])
+    sheet.notes = ["mean: over the classes, each counting alike. overall: over the images.", *_notes(results)]
+    if any(isinstance(cell, Figure) and cell.computed for row in sheet.rows for cell in row):
+        sheet.notes.append("*: not printed, but computed from the printed classes and their numbers of images.")
+    sheet.notes += _sources(table, sheet)
+    return sheet
+
+
+def _both_averages(table: papers.Table | None, row: Published) -> list[Figure]:
+    """A published row's mean over the classes and its overall accuracy: one is printed, the other follows."""
+    if table is None:
+        return []
+    if row.average_is == "accuracy":
+        return [Figure(table.mean(row), computed=True), Figure(row.average)]
+    return [Figure(row.average), Figure(table.overall(row), computed=True)]
+
+
+def _domain_errors(results: Results, table: papers.Table | None) -> Sheet:
+    several = len(results.tasks) > 1
+    headings = ["→".join(task) for task in results.tasks] + ["Avg"] * several
+    sheet = Sheet("Domain error (WEMNet, equation 12), at the last step", ["method", "domain", "feature", *headings])
+    for name in results.rows:
+        features = dict.fromkeys(
+            f for (row, *_), record in results.done.items() if row == name for f in record["domain_error"]
+        )
+        for domain in ("source", "target"):
+            for feature in features:
+                values = results.values(name, lambda r, f=feature, d=domain: r["domain_error"].get(f, {}).get(d))  # type: ignore[misc]
+                shown = {"f": "with f_d", "f_hat_d": "without f_d"}.get(feature) if "f_hat_d" in features else None
+                cells = [figure(v, 2) for v in values] + [average(values, 2)][: int(several)]
+                sheet.rows.append([name, domain, shown or feature, *cells])
+                for row in _rows_of(table, results.rows[name], metric="domain_error"):
+                    if (row.domain, row.feature) == (domain, feature):
+                        known = _by_column(table, row, 2)
+                        printed = [known.get("-".join(task), Figure(None)) for task in results.tasks]
+                        own = [Figure(row.average, digits=2)] * several
+                        sheet.rows.append([f"{name}, published", domain, shown or feature, *printed, *own])
+    sheet.notes = [
+        "0: the discriminator cannot tell the domains apart; 50: it is certain of every image.",
+        *_notes(results),
+        *_sources(table, sheet),
+    ]
+    return sheet
+
+
+def _differences(results: Results, metric: str, baseline: str | None) -> Sheet:
+    """Every row minus the unadapted one, and minus the row that it builds on."""
+    headings = ["this", "minus this", "mean difference", "95 % interval", "better in", "pairs missing"]
+    sheet = Sheet(f"Paired differences of the {METRICS[metric].removesuffix(' in %')}, in points", headings)
+    common = _baseline(results, baseline)
+    for name, record in results.rows.items():
+        for other in dict.fromkeys((common, *record.get("baselines", ()))):
+            if other in results.rows and other != name:
+                found = difference(results.percent(name, metric), results.percent(other, metric))
+                if found is not None:
+                    sheet.rows.append([name, other, *_told(found)])
+    if len(results.tasks) > 1:
+        over = f"{len(results.tasks)} tasks, each counted with its mean over the seeds"
+    else:
+        over = "seeds of the one task, and tells nothing of other tasks"
+    sheet.notes.append(f"Runs are paired by task and seed. The interval is Student's t over the {over}.")
+    return sheet
+
+
+def _told(found: Difference) -> list[str | Figure]:
+    low, high = (found.mean + sign * (found.half or 0) for sign in (-1, 1))
+    interval = f"{low:+.1f} to {high:+.1f}" if found.half is not None else "-"
+    return [f"{found.mean:+.1f}", interval, f"{found.better} of {found.pairs}", str(found.missing)]
+
+
+def _baseline(results: Results, asked: str | None) -> str | None:
+    if asked is None:
+        return next((row for row, record in results.rows.items() if record["method"] == UNADAPTED), None)
+    for row in results.rows:
+        if methods.plain(row) == methods.plain(asked):
+            return row
+    raise OptionError(f"There is no row {asked!r} to compare with; there are {', '.join(results.rows)}.")
+
+
+def _rows_of(table: papers.Table | None, record: Record, *, metric: str) -> list[Published]:
+    """The published rows that a row reproduces: those of its name, else of its method and options."""
+    if table is None or table.metric != metric:
+        return []
+    named = [row for row in table.rows if methods.plain(row.name) == methods.plain(record["row"])]
+    return named or [row for row in table.rows if _resolves(row.name, record)]
+
+
+def _resolves(name: str, record: Record) -> bool:
+    try:
+        method, options = methods.row(name)
+    except OptionError:
+        return False
+    return method == record["method"] and _set(method, options) == _set(method, record["options"])
+
+
+def _set(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not the defaults."""
+    known = methods.options(method)
+    return {name: value for name, value in options.items() if name not in known or value != known[name].default}
+
+
+def _by_column(table: papers.Table | None, row: Published, digits: int = 1) -> dict[str, Figure]:
+    if table is None:
+        return {}
+    spread = row.spread or (None,) * len(row.figures)
+    figures = [Figure(value, std, digits=digits) for value, std in zip(row.figures, spread, strict=True)]
+    return dict(zip(table.columns, figures, strict=True))
+
+
+def _notes(results: Results) -> Iterator[str]:
+    """How the runs were made, and how many are not there."""
+    seeds = ", ".join(map(str, results.seeds))
+    yield (
+        f"Ours: mean ± standard deviation (n - 1) over the seeds {seeds}."
+        if len(results.seeds) > 1
+        else (f"Ours: seed {seeds} alone.")
+    )
+    told = {_how(record) for record in results.done.values()}
+    if told:
+        yield f"Run with {told.pop()}." if len(told) == 1 else "Backbone, tune, steps or batch differ from run to run."
+    planned = len(results.rows) * len(results.tasks) * len(results.seeds)
+    if missing := planned - len(results.done):
+        failed = f", {results.failed:,} of them failed" if results.failed else ""
+        yield f"{missing:,} of {planned:,} runs are missing{failed}; an average over tasks is given without gaps alone."
+
+
+def _how(record: Record) -> str:
+    settings, trained = record["settings"], record["trained"]
+    network = f"{trained['backbone']}, tune {trained['tune']}" if trained["backbone"] else "feature vectors"
+    batch = settings["batch_size"]
+    return f"{network}, {settings['steps']:,} step{'s' * (settings['steps'] > 1)} of {batch} + {batch} items"
+
+
+def _sources(table: papers.Table | None, sheet: Sheet) -> Iterator[str]:
+    if table is None:
+        return
+    yield f"Published: {table.title} ({table.source})."
+    shown = {str(cells[0]).removesuffix(", published") for cells in sheet.rows if str(cells[0]).endswith(", published")}
+    for row in table.rows:
+        if row.name in shown:
+            told = [f"from {row.source}'s table"] * bool(row.source) + [row.remark] * bool(row.remark)
+            if told:
+                yield f"{row.name}: {'; '.join(map(str, told))}."
+
+
+# --- formats -----------------------------------------------------------------------------------------------------
+
+
+def markdown(sheets: Sequence[Sheet]) -> str:
+    """The tables in Markdown."""
+    parts = []
+    for sheet in sheets:
+        rule = ["---", *["---:"] * (len(sheet.headings) - 1)]
+        rows: list[list[Any]] = [sheet.headings, rule, *sheet.rows]
+        lines = [f"| {' | '.join(_markdown(str(cell)) for cell in row)} |" for row in rows]
+        parts.append("\n".join([f"## {_markdown(sheet.title)}", "", *lines, "", *map(_markdown, sheet.notes)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown(text: str) -> str:
+    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").split())
+
+
+LATEX = str.maketrans(
+    {
+        **{c: f"\\{c}" for c in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "→": r"$\rightarrow$",
+        "†": r"$\dagger$",
+    }
+)
+
+
+def latex(sheets: Sequence[Sheet]) -> str:
+    """The tables in LaTeX; they need no package."""
+    parts = []
+    for sheet in sheets:
+        lines: list[list[Any]] = [sheet.headings, *sheet.rows]
+        head, *rows = [" & ".join(str(cell).translate(LATEX) for cell in line) + r" \\" for line in lines]
+        notes = " ".join(note.translate(LATEX) for note in sheet.notes)
+        columns = "l" + "r" * (len(sheet.headings) - 1)
+        parts.append(
+            "\n".join(
+                [
+                    r"\begin{table}",
+                    rf"\caption{{{sheet.title.translate(LATEX)}. {notes}}}",
+                    rf"\begin{{tabular}}{{{columns}}}",
+                    r"\hline",
+                    head,
+                    r"\hline",
+                    *rows,
+                    r"\hline",
+                    r"\end{tabular}",
+                    r"\end{table}",
+                ]
+            )
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def csv_text(sheets: Sequence[Sheet]) -> str:
+    """The tables as CSV, a line a cell: table, row, column, value, std, missing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["table", "row", "column", "value", "std", "missing"])
+    for sheet in sheets:
+        for number, (name, *cells) in enumerate(sheet.rows, 1):
+            for heading, cell in zip(sheet.headings[1:], cells, strict=True):
+                value = (
+                    [_number(cell.mean), _number(cell.std), cell.missing] if isinstance(cell, Figure) else [cell, "", 0]
+                )
+                writer.writerow([sheet.title, f"{number} {name}", heading, *value])
+    return text.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+FORMATS: dict[str, Callable[[Sequence[Sheet]], str]] = {"markdown": markdown, "latex": latex, "csv": csv_text}
