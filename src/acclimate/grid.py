@@ -241,19 +241,24 @@ def _rows(content: Mapping[str, Any], only: Sequence[str], overrides: Mapping[st
     shared = _checked_settings("[settings]", content.get("settings", {}))
     always = _checked_settings("The command line", overrides)
     types = {"name": str, "method": str, "options": dict, "settings": dict, "baseline": str | list}
-    names: dict[str, str] = {}  # by which a row may be asked for
-    for number, entry in enumerate(content.get("row", ()), 1):
+    entries = content.get("row", ())
+    for number, entry in enumerate(entries, 1):
         _check_entries(f"Row {number}", entry, types)
         if "name" not in entry:
             raise OptionError(f"Row {number} has no name: give it one.")
-        names |= {methods.plain(entry[key]): entry[key] for key in ("name", "method") if key in entry}
-    wanted = {methods.plain(name): name for name in only}
-    for plain, name in wanted.items():
-        if plain not in names:
-            raise OptionError(f"The grid has no row {name!r}; {_nearest(name, names.values())}")
-    for entry in content.get("row", ()):
-        if not wanted or any(methods.plain(entry[key]) in wanted for key in ("name", "method") if key in entry):
+    wanted = [entry["name"] for name in only for entry in _called(name, entries)]
+    for entry in entries:
+        if not only or entry["name"] in wanted:
             yield _row(entry, shared, always)
+
+
+def _called(name: str, entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The row of this name, or else the rows of the method of this name."""
+    for key in ("name", "method"):
+        if found := [entry for entry in entries if key in entry and methods.plain(entry[key]) == methods.plain(name)]:
+            return found
+    names = dict.fromkeys(entry[key] for entry in entries for key in ("name", "method") if key in entry)
+    raise OptionError(f"The grid has no row {name!r}; {_nearest(name, names)}")
 
 
 def _row(entry: Mapping[str, Any], shared: Mapping[str, Any], always: Mapping[str, Any]) -> Row:

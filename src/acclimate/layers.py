@@ -171,7 +171,7 @@ class Fitted(nn.Module):
         for name, tensor in here.items():
             device = self[name].device if name in self else tensor.device
             self.put(**{name: torch.empty_like(tensor, device=device)})
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class DropoutHead(nn.Module):
@@ -256,7 +256,7 @@ class ShallowClassifier(nn.Module):
         from sklearn.linear_model import LogisticRegression  # takes a second, which other methods need not wait for
         from sklearn.svm import LinearSVC
 
-        found = y.unique()
+        found = y.bincount().nonzero().squeeze(1)
         if len(found) < 2:
             raise DataError("The source has samples of one class alone: give at least two classes.")
         model = LinearSVC(dual=False, max_iter=10_000) if self.kind == "svm" else LogisticRegression(max_iter=10_000)

@@ -182,6 +182,7 @@ class Model:
                     module.load_state_dict(
                         {k.removeprefix(name): tensor for k, tensor in tensors.items() if k.startswith(name)}
                     )
+            model.method.to(device)  # tensors whose shapes only the file knows were not there to be moved before
         except (FileNotFoundError, NotADirectoryError) as error:
             raise DataError(
                 f"{folder} holds no finished model: name the folder that a fit wrote with --out."

@@ -221,7 +221,7 @@ def _libsvm(files: Sequence[Path]) -> tuple[Array, Array]:
 
 def _mat(files: Sequence[Path]) -> tuple[Array, Array]:
     """SVHN: X (32, 32, 3, N) and y (N, 1), where 10 stands for the digit 0."""
-    from scipy.io import loadmat  # type: ignore[import-untyped]
+    from scipy.io import loadmat
 
     content = loadmat(files[0])
     return content["X"].transpose(3, 0, 1, 2), (content["y"][:, 0] % 10).astype(np.uint8)
