@@ -172,8 +172,10 @@ def by_hand(name: str, model: Bare, data: Pair, plan: Plan) -> Iterator[None]:
     order = [(s.index, t.index) for s, t in data.batches(plan.steps)]
     encoder = list(model.encoder.parameters())
     new = list(model.parameters())[len(encoder) :]
-    groups = [{"params": encoder, "lr": 0.001}] if encoder else []
-    optimizer = torch.optim.SGD([*groups, {"params": new, "lr": 0.01}], momentum=0.9, nesterov=True, weight_decay=1e-3)
+    groups: list[dict[str, Any]] = [{"params": encoder, "lr": 0.001}] if encoder else []
+    optimizer = torch.optim.SGD(
+        [*groups, {"params": new, "lr": 0.01}], momentum=0.9, nesterov=True, weight_decay=1e-3, fused=True
+    )
     initial = [group["lr"] for group in optimizer.param_groups]
     loss_of = LOSSES[name]
     model.train()
