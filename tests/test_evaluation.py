@@ -229,8 +229,8 @@ def test_changes() -> None:
     assert made == Changes(
         n=4,
         share_changed=0.5,
-        counts_before=(3, 1, 0),
-        counts_after=(1, 3, 0),
+        counts_before=[3, 1, 0],
+        counts_after=[1, 3, 0],
         confidence_before=pytest.approx(0.7),
         confidence_after=pytest.approx(0.85),
     )

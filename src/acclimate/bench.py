@@ -290,7 +290,7 @@ class _Board:
         kept = {
             name: value
             for name, value in {**settings, **recipe}.items()
-            if name not in (*OF_A_RUN, "checkpoint_seconds")
+            if name not in (*OF_A_RUN, *experiment.WITHOUT_EFFECT)
         }
         kept["weights"] = kept["weights"] and Path(kept["weights"]).name
         return {

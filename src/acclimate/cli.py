@@ -16,6 +16,7 @@ from acclimate import methods
 from acclimate.errors import AcclimateError, DataError, OptionError
 
 if TYPE_CHECKING:
+    from acclimate.features.upkeep import Freed
     from acclimate.reporting import Screen
 
 DATA_FORMS = (
@@ -163,6 +164,10 @@ def fit(
     checkpoint_seconds: Annotated[
         float, typer.Option(help="Seconds between checkpoints.", rich_help_panel="Machine")
     ] = 10.0,
+    track: Annotated[
+        Literal["none", "tensorboard", "mlflow", "wandb"],
+        typer.Option(help="Show the training in this tracker as well.", rich_help_panel="Machine"),
+    ] = "none",
     allow_class_mismatch: Annotated[
         bool,
         typer.Option(
@@ -174,6 +179,9 @@ def fit(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier run in --out.", rich_help_panel="Data")
     ] = False,
+    with_report: Annotated[
+        bool, typer.Option("--report/--no-report", help="Write report.html as well.", rich_help_panel="Data")
+    ] = True,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -218,8 +226,11 @@ def fit(
             precision=precision,
             allow_class_mismatch=allow_class_mismatch,
             checkpoint_seconds=checkpoint_seconds,
+            track=track,
         )
         record = experiment.fit(settings, out, screen, compare=compare, overwrite=overwrite)
+        if with_report:
+            _write_report(out, screen)
         experiment.show(record, out, screen)
 
     _run(work, json=json, quiet=quiet, debug=debug, goes_on=FROM_CHECKPOINT)
@@ -258,6 +269,7 @@ def demo(
             recipe=recipe,
         )
         record = experiment.fit(settings, out / method, screen, compare=True, overwrite=overwrite)
+        _write_report(out / method, screen)
         experiment.show(record, out / method, screen)
 
     _run(work, json=json, quiet=quiet, debug=debug, goes_on=FROM_CHECKPOINT)
@@ -462,6 +474,37 @@ def evaluate(
     _run(work, json=json, quiet=quiet, debug=debug)
 
 
+@app.command(rich_help_panel="Use")
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that fit or bench wrote with --out.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; RUN/report.html if none is named.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write the report of a run or a bench: one HTML file with its figures, images and what the model looks at.
+
+    The images are read anew from where the run found them; what cannot be shown without them is left out.
+    """
+
+    def work(screen: Screen) -> None:
+        from acclimate import report, tables
+
+        if (run / "records.jsonl").exists():
+            written = report.write_bench(tables.read_records([run]), out or run / "report.html")
+        else:
+            written = report.write(run, out, track=screen.track)
+        for sentence in written.left_out:
+            screen.warn(sentence)
+        screen.say(f"The report is {written.path}, {written.size / 1e6:.1f} MB.")
+        screen.show_json({"report": str(written.path), "bytes": written.size, "left_out": written.left_out})
+        if open_:
+            typer.launch(written.path.absolute().as_uri())
+
+    _run(work, json=json, quiet=quiet, debug=debug)
+
+
 @app.command("methods", rich_help_panel="Look up")
 def list_methods(
     name: Annotated[str | None, typer.Argument(help="Show this method's description and options.")] = None,
@@ -572,6 +615,20 @@ def data_get(
         screen.show_json({"benchmark": wanted.name, "fetched": [str(path) for path in made]})
 
     _run(work, json=json, quiet=quiet, debug=debug, goes_on="the same command goes on where it stopped")
+
+
+def _write_report(run: Path, screen: Screen) -> None:
+    """The report of a run that has been made, unless it is there already; the run is none the worse without it."""
+    from acclimate import report
+
+    page, record = run / "report.html", run / "record.json"
+    if page.exists() and page.stat().st_mtime >= record.stat().st_mtime:
+        return
+    try:
+        for sentence in report.write(run, track=screen.track).left_out:
+            screen.warn(sentence)
+    except AcclimateError as error:
+        screen.warn(f"There is no report: {error}")
 
 
 class Exit(int, Enum):

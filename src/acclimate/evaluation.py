@@ -211,8 +211,8 @@ class Changes:
 
     n: int
     share_changed: float
-    counts_before: tuple[int, ...]
-    counts_after: tuple[int, ...]
+    counts_before: list[int]
+    counts_after: list[int]
     confidence_before: float
     confidence_after: float
 
@@ -228,8 +228,8 @@ def changes(before: Probabilities, after: Probabilities) -> Changes:
     return Changes(
         n=len(old),
         share_changed=float(np.mean(old != new)),
-        counts_before=tuple(np.bincount(old, minlength=K).tolist()),
-        counts_after=tuple(np.bincount(new, minlength=K).tolist()),
+        counts_before=np.bincount(old, minlength=K).tolist(),
+        counts_after=np.bincount(new, minlength=K).tolist(),
         confidence_before=float(before.max(1).mean()),
         confidence_after=float(after.max(1).mean()),
     )

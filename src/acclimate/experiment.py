@@ -43,11 +43,13 @@ from acclimate.reporting import (
     write_skipped,
 )
 from acclimate.track import Track
+from acclimate.tracking import FOLDERS, Tracker, TrackerName, check_tracker, tracking
 from acclimate.training import Checkpoint, Recipe, train
 
 BASELINE = "source_only"
 MOST_WARNINGS = 10  # of images that cannot be read, one by one
 PRECISIONS = ("auto", "fp32", "bf16")
+WITHOUT_EFFECT = ("checkpoint_seconds", "track")  # settings that no result depends on
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Settings:
         precision: Of the backbone: "auto" is bfloat16 where the hardware has units for it.
         allow_class_mismatch: Accept a labelled target whose classes are not the source's.
         checkpoint_seconds: Seconds between checkpoints; they do not change the result.
+        track: The tracker that is shown the training as well: "tensorboard", "mlflow", "wandb", or "none".
     """
 
     source: str
@@ -90,12 +93,14 @@ class Settings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     allow_class_mismatch: bool = False
     checkpoint_seconds: float = 10.0
+    track: TrackerName = "none"
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
         methods.load(self.method)  # refuses an unknown name
         methods.check_options(self.method, dict(self.options))
         choices = {"tune": ("auto", *get_args(Tune)), "augment": ("auto", *get_args(Augment)), "precision": PRECISIONS}
+        choices["track"] = get_args(TrackerName)
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise OptionError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}.")
@@ -158,6 +163,7 @@ def fit(
         AcclimateError: The data or the options cannot be used, or training diverged.
     """
     pick_device(settings.device)  # refused before the data are read, which may take a while
+    check_tracker(settings.track)
     _check_folder(out, settings.source)
     task = read_task(settings, screen)
     compare = compare and settings.method != BASELINE
@@ -166,8 +172,8 @@ def fit(
         run(replace(settings, method=BASELINE, options={}), task, out / BASELINE, screen, doomed)
         doomed = ()
     record = run(settings, task, out, screen, doomed)
-    if compare:
-        record["compare"] = _compared(out, task)
+    if compare and record.get("compare") != (compared := _compared(out)):
+        record["compare"] = compared
         write_json(out / "record.json", record)
     return record
 
@@ -240,7 +246,9 @@ def run(settings: Settings, task: Task, out: Path, screen: Screen, doomed: tuple
     prepared = time.perf_counter()
 
     log = MetricsLog(out / "metrics.jsonl", keep_until=checkpoint.step if checkpoint else -1)
-    _train(settings, model, pair, out, log, checkpoint, screen)
+    first = checkpoint.step if checkpoint else 0
+    with tracking(settings.track, out, same, _comparable(_settings_json(settings)), first) as tracker:
+        _train(settings, model, pair, out, log, tracker, checkpoint, screen)
     trained = time.perf_counter()
 
     model.save(out)
@@ -356,6 +364,7 @@ def _train(
     pair: Pair,
     out: Path,
     log: MetricsLog,
+    tracker: Tracker,
     checkpoint: Checkpoint | None,
     screen: Screen,
 ) -> None:
@@ -368,7 +377,9 @@ def _train(
             meter.update(progress.step, progress.terms)
             last = progress.step == recipe.steps
             if progress.step % every == 0 or last:
-                log.append(progress.step, {"stage": progress.stage, "lr": progress.lr, **progress.values()})
+                values = {"lr": progress.lr, **progress.values(), **model.method.diagnostics()}
+                log.append(progress.step, {"stage": progress.stage, **values})
+                tracker.log(progress.step, values)
             if last or time.monotonic() - saved >= settings.checkpoint_seconds:
                 progress.checkpoint().save(_checkpoint_file(out))
                 saved = time.monotonic()
@@ -474,7 +485,7 @@ def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
         name: str(Path(settings[name]).resolve()) for name in ("source", "target", "test", "weights") if settings[name]
     }
     flat = {**settings, **settings["recipe"], **paths}
-    return {name: value for name, value in flat.items() if name not in ("recipe", "checkpoint_seconds")}
+    return {name: value for name, value in flat.items() if name not in ("recipe", *WITHOUT_EFFECT)}
 
 
 def _finished(out: Path, identity: str, settings: Settings) -> dict[str, Any] | None:
@@ -572,19 +583,21 @@ def _delete_run(out: Path) -> None:
     if _is_run(out):
         for name in RUN_FILES:
             (out / name).unlink(missing_ok=True)
-        shutil.rmtree(out / "checkpoint", ignore_errors=True)
+        for name in ("checkpoint", *FOLDERS):
+            shutil.rmtree(out / name, ignore_errors=True)
 
 
 # --- the record --------------------------------------------------------------------------------------------------
 
 
-def _compared(out: Path, task: Task) -> dict[str, Any]:
+def _compared(out: Path) -> dict[str, Any]:
     """What the method changed against the baseline whose run lies in the same folder."""
     before = json.loads((out / BASELINE / "record.json").read_text(encoding="utf-8"))
     change = changes(
         read_probabilities(out / BASELINE / "predictions.csv"), read_probabilities(out / "predictions.csv")
     )
-    return {"method": BASELINE, "scores": before["scores"], "changes": change.as_dict()}
+    compared: dict[str, Any] = {"method": BASELINE, "scores": before["scores"], "changes": change.as_dict()}
+    return compared
 
 
 def show(record: dict[str, Any], out: Path, screen: Screen) -> None:

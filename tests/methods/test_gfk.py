@@ -219,8 +219,8 @@ def test_without_a_dimension_the_disagreement_of_the_normalised_domains_decides(
 def test_a_sample_is_normalised_by_the_targets_statistics() -> None:
     x_s, x_t = domains()
     method = fitted(x_s, x_t)
-    assert_close(method.fitted["mean_t"], x_t.mean(0))
-    assert_close(method.fitted["length_t"], x_t.std(0, correction=0))
+    assert_close(method.fitted["mean_target"], x_t.mean(0))
+    assert_close(method.fitted["length_target"], x_t.std(0, correction=0))
     assert_close(method.predict(x_t[:1]), method.predict(x_t)[:1])
     # However the target is shifted and scaled, its predictions are the same.
     moved = fitted(x_s, 5 * x_t - 3)

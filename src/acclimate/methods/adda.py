@@ -15,7 +15,7 @@ from acclimate.errors import OptionError
 from acclimate.features.network import Network
 from acclimate.layers import Critic, Discriminator
 from acclimate.losses import domain_loss
-from acclimate.methods.base import Method, Objective, Stage
+from acclimate.methods.base import Method, Objective, Side, Stage
 
 
 class ADDA(Method):
@@ -106,6 +106,11 @@ class ADDA(Method):
         """Class logits (B, K), on M_t: of use from the adapt stage on."""
         z: Tensor = self.classifier(self.target_net(x))
         return z
+
+    def feature(self, x: Tensor, domain: Side) -> Tensor:
+        """M_s(x) or M_t(x), (B, d)."""
+        f: Tensor = self.net(x) if domain == "source" else self.target_net(x)
+        return f
 
     def domain_logits(self, x: Tensor) -> dict[str, Tensor]:
         """The discriminator's logits of M_s(x) and of M_t(x)."""

@@ -12,7 +12,7 @@ from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import DataError, OptionError
 from acclimate.features.network import Network
 from acclimate.layers import Fitted, Shallow, ShallowClassifier, deviation
-from acclimate.methods.base import Method, Objective, Stage, over_all
+from acclimate.methods.base import Method, Objective, Side, Stage, over_all
 
 MOST_AXES = 128
 """How far the search for the dimension goes. Each step takes the singular values of matrices of its size."""
@@ -81,20 +81,25 @@ class GFK(Method):
             DataError: The samples of a domain are all alike.
         """
         f_s, f_t = (over_all(self, self.net, inputs, device=data.device) for inputs in (data.source, data.target))
-        x_s, _, _ = self._normalised(f_s)  # (n_s, D)
+        x_s, mean_s, length_s = self._normalised(f_s)  # (n_s, D)
         x_t, mean_t, length_t = self._normalised(f_t)  # (n_t, D)
         projection = flow(*self._subspaces(x_s, x_t))  # (D, 2 dim)
         self.classifier.fit(x_s @ projection, data.labels)
-        self.fitted.put(projection=projection, mean_t=mean_t, length_t=length_t)
+        self.fitted.put(projection=projection)
+        self.fitted.put(mean_source=mean_s, length_source=length_s, mean_target=mean_t, length_target=length_t)
         for part in (self.fitted, self.classifier):
             part.to(data.device, f_t.dtype)
         yield from ()
 
     def predict(self, x: Tensor) -> Tensor:
         """Class logits (B, K) of a batch of the target."""
-        x = (self.net(x) - self.fitted["mean_t"]) / self.fitted["length_t"]  # (B, D)
-        z: Tensor = self.classifier(x @ self.fitted["projection"])
+        z: Tensor = self.classifier(self.feature(x, "target"))
         return z
+
+    def feature(self, x: Tensor, domain: Side) -> Tensor:
+        """The features x [A Q] M^(1/2) (B, 2 dim) of a batch of this domain."""
+        x = (self.net(x) - self.fitted[f"mean_{domain}"]) / self.fitted[f"length_{domain}"]  # (B, D)
+        return x @ self.fitted["projection"]
 
     def _normalised(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A domain's features (n, D) normalised, in float64, and what was subtracted and divided by, (D,)."""

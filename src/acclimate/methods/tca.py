@@ -14,7 +14,7 @@ from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import DataError, OptionError
 from acclimate.features.network import Network
 from acclimate.layers import Fitted, Shallow, ShallowClassifier, deviation
-from acclimate.methods.base import Method, Objective, Stage, over_all
+from acclimate.methods.base import Method, Objective, Side, Stage, over_all
 
 MOST_SAMPLES = 10_000
 """With a kernel that is not linear, matrices of as many rows and columns are decomposed, 0.8 GB each."""
@@ -112,6 +112,10 @@ class TCA(Method):
         """Class logits (B, K)."""
         z: Tensor = self.classifier(self.embedding(self.net(x)))
         return z
+
+    def feature(self, x: Tensor, domain: Side) -> Tensor:
+        """The embedding (B, m)."""
+        return self.embedding(self.net(x))
 
     def embedding(self, f: Tensor) -> Tensor:
         """The components (B, m) of features (B, D), of any sample."""

@@ -1,0 +1,457 @@
+"""What a report exhibits: the run, its data read anew, its images, and what the model makes of them."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from acclimate import analysis, methods
+from acclimate.data.batches import Indices, Inputs
+from acclimate.data.domains import Domain, LabelledDomain, read_source, read_target
+from acclimate.data.images import ImageInputs, picture, without_broken
+from acclimate.errors import AcclimateError, DataError
+from acclimate.evaluation import Probabilities, Scores, read_answers
+from acclimate.model import Model
+from acclimate.reporting import MetricsLog, read_probabilities
+from acclimate.track import Track
+
+Section: TypeAlias = dict[str, Any]
+
+POINTS = 400  # images of each domain in the embedding and behind the A-distance
+GALLERY = 16  # images of a gallery
+LOOKED_AT = 8  # images with maps of what the model looks at
+DOT, TILE, VIEW = 64, 112, 192  # sides in pixels: of an image under the pointer, in a gallery, under a map
+COLUMNS = 25  # of the sheet of images under the pointer
+QUALITY = 76  # of JPEG
+WARM = (255, 140, 0)  # colour of what a model looks at, over the image in grey
+LONGEST = 80  # characters of a name
+COLOURS = 10  # of classes in the embedding
+SCALE, MARGIN = 1000, 20  # side of the embedding's plane and what stays free, in its units
+BASELINE = "source_only"
+
+
+def shown(text: object, longest: int = LONGEST) -> str:
+    """A name as it is shown: without what moves the cursor or the direction of writing, and shortened in its middle."""
+    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+    if len(clean) <= longest:
+        return clean
+    return f"{clean[: longest // 2]}…{clean[-(longest // 2 - 1) :]}"
+
+
+# --- the run -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a run directory says, without the data and the model.
+
+    Attributes:
+        folder: The run directory.
+        record: The content of record.json.
+        names: N names of the target's items.
+        after: Their class probabilities (N, K).
+        before: The same from source-only, where the run was compared with it.
+        metrics: The lines of metrics.jsonl.
+        skipped: Names and reasons of the images that were left out.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    names: tuple[str, ...]
+    after: Probabilities
+    before: Probabilities | None
+    metrics: list[dict[str, Any]]
+    skipped: list[tuple[str, str]]
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """Read a run directory.
+
+        Raises:
+            DataError: It holds no finished run, or a damaged one.
+        """
+        try:
+            record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+            compared = record["settings"]["method"] != BASELINE and record.get("compare")
+            return cls(
+                folder,
+                record,
+                tuple(row[0] for row in _rows(folder / "predictions.csv")),
+                read_probabilities(folder / "predictions.csv"),
+                read_probabilities(folder / BASELINE / "predictions.csv") if compared else None,
+                MetricsLog(folder / "metrics.jsonl").read(),
+                [(row[0], row[1]) for row in _rows(folder / "skipped.csv")],
+            )
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(f"{folder} holds no finished run: name the folder that a fit wrote with --out.") from error
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise DataError(f"The run in {folder} is damaged: make it again with --overwrite.") from error
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.record["settings"]["method"])
+
+    @property
+    def paper(self) -> str:
+        """What the method comes from."""
+        return methods.load(self.method).paper
+
+    @cached_property
+    def domains(self) -> tuple[str, str]:
+        """Short names of the source and the target."""
+        origins = (PurePath(self.record["data"][side]["origin"]) for side in ("source", "target"))
+        source, target = (
+            origin.stem if origin.suffix in (".csv", ".txt", ".npz") else origin.name for origin in origins
+        )
+        return source, target
+
+    @property
+    def classes(self) -> list[str]:
+        """K names."""
+        return list(self.record["model"]["classes"])
+
+    @cached_property
+    def predicted(self) -> Indices:
+        """The predicted class of each item, (N,)."""
+        predicted: Indices = self.after.argmax(1)
+        return predicted
+
+    @cached_property
+    def predicted_before(self) -> Indices | None:
+        """The same by source-only."""
+        return None if self.before is None else self.before.argmax(1)
+
+    @cached_property
+    def confidence(self) -> npt.NDArray[np.float64]:
+        """The probability of the predicted class, (N,)."""
+        confidence: npt.NDArray[np.float64] = self.after.max(1)
+        return confidence
+
+    def counts(self, predicted: Indices) -> list[int]:
+        """How many of the predictions are of each class."""
+        counts: list[int] = np.bincount(predicted, minlength=len(self.classes)).tolist()
+        return counts
+
+    @property
+    def tested(self) -> bool:
+        """Whether it was measured on images that are not the target's."""
+        return self.record["data"].get("test") is not None
+
+    @cached_property
+    def scores(self) -> Scores | None:
+        """The comparison with the target's labels, if it has any."""
+        scores = self.record["scores"]
+        return Scores.from_dict(scores) if scores else None
+
+    @cached_property
+    def scores_before(self) -> Scores | None:
+        """The same of source-only."""
+        compare = self.record.get("compare") or {}
+        return Scores.from_dict(compare["scores"]) if compare.get("scores") else None
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    """The rows of a CSV that a run wrote, below its heading."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file)
+        next(rows)
+        yield from rows
+
+
+# --- the data ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The data of a run, read anew.
+
+    Attributes:
+        source: The source, with images that may be broken.
+        target: The target's items, in the order of the predictions.
+        answers: (N,) positions in the classes, -1 where unknown; None where the run was not scored on the target.
+    """
+
+    source: LabelledDomain
+    target: Domain
+    answers: Indices | None
+
+    @property
+    def pictured(self) -> bool:
+        """Whether the items can be looked at."""
+        return self.target.kind != "vectors"
+
+
+def read_data(run: Run, left_out: list[str]) -> Data | None:
+    """The data of a run; None, and a sentence, where they are no longer what they were."""
+    settings = run.record["settings"]
+    what = "Without the data there are no images, no embedding and no maps of what the model looks at"
+    try:
+        source, target = read_source(settings["source"]), read_target(settings["target"])
+        if (kept := _positions(run.names, target.names)) is None or tuple(source.classes) != tuple(run.classes):
+            raise DataError(f"{settings['target']} or {settings['source']} has changed since the run.")
+        target = target.select(kept)
+        answers = None
+        if run.scores is not None and not run.tested:
+            found = read_answers(settings["target"], target, run.classes, allow_mismatch=True)
+            answers = found.labels if found is not None else None
+    except AcclimateError as error:
+        left_out.append(f"{what}: {error}")
+        return None
+    if target.fingerprint() != run.record["data"]["target"]["fingerprint"]:
+        left_out.append("The target's files have other places or times than in the run: the images are those of now.")
+    return Data(source, target, answers)
+
+
+def _positions(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
+    """Where `names`, a part of `among` in the same order, stand in it; None if they are no such part."""
+    listed = iter(enumerate(among))
+    found = (next((i for i, other in listed if other == name), None) for name in names)
+    positions = [i for i in found if i is not None]
+    return positions if len(positions) == len(names) else None
+
+
+# --- what takes the model or the images ----------------------------------------------------------------------------
+
+
+def exhibits(run: Run, data: Data | None, left_out: list[str], track: Track) -> Section:
+    """The sections for which the model or the images are needed; None for each that cannot be made."""
+    sections: Section = dict.fromkeys(("embedding", "sheet", "galleries", "looks", "masks", "cloud"))
+    try:
+        model = Model.load(run.folder)
+        before = Model.load(run.folder / BASELINE) if run.before is not None else None
+    except AcclimateError as error:
+        left_out.append(f"Without the model there is no embedding and no map of what it looks at: {error}")
+        return sections
+    sections["masks"] = _masks(model)
+    if data is None:
+        return sections
+    try:
+        sections |= _embedding(run, data, model, before, track)
+        if data.pictured:
+            sections["galleries"] = _galleries(run, data)
+            sections["looks"] = _looks(run, data, model, before)
+    except AcclimateError as error:
+        left_out.append(f"The images, the embedding and the maps of what the model looks at are not shown: {error}")
+    return sections
+
+
+def _masks(model: Model) -> Section | None:
+    found = model.method.masks()
+    if not found:
+        return None
+    masks, overlaps = analysis.compare_masks(found)
+    return {"masks": masks, "overlaps": overlaps}
+
+
+def _embedding(run: Run, data: Data, model: Model, before: Model | None, track: Track) -> Section:
+    """Both domains in a plane, before and after adaptation, with the images under the pointer."""
+    i_s, i_t = analysis.sample(len(data.source), POINTS), analysis.sample(len(data.target), POINTS)
+    if data.pictured:
+        i_s = i_s[without_broken(data.source.domain.select(i_s))[0]]
+    source, target = data.source.domain.select(i_s), data.target.select(i_t)
+    plots = _plots(run, model, before, source, target, track)
+    truth_t = data.answers[i_t] if data.answers is not None else np.full(len(i_t), -1)
+    truth = np.concatenate([data.source.labels[i_s], truth_t])
+    predicted = np.concatenate([np.full(len(i_s), -1), run.predicted[i_t]])
+    wrong = (predicted >= 0) & (truth >= 0) & (predicted != truth)
+    colour = np.where(truth >= 0, truth, predicted) % COLOURS
+    dots = [
+        f"{'s' if i < len(i_s) else 't'} k{k}{' w' if w else ''}"
+        for i, (k, w) in enumerate(zip(colour.tolist(), wrong.tolist(), strict=True))
+    ]
+    embedding = {
+        "plots": plots,
+        "dots": dots,
+        "order": np.random.default_rng(0).permutation(len(dots)).tolist(),  # of drawing: neither domain on top
+        "coloured": len(run.classes) <= COLOURS,
+        "scored": data.answers is not None,
+        "sources": len(i_s),
+        "targets": len(i_t),
+    }
+    cloud = {
+        "classes": [shown(name) for name in run.classes],
+        "sources": len(i_s),
+        "names": [shown(name) for name in (*source.names, *target.names)],
+        "truth": truth.tolist(),
+        "predicted": predicted.tolist(),
+        "confidence": [None] * len(i_s) + [round(100 * c, 1) for c in run.confidence[i_t].tolist()],
+        "places": [plot["places"] for plot in plots],
+        "columns": COLUMNS,
+    }
+    sheet = _sheet([source, target], track) if data.pictured else None
+    return {"embedding": embedding, "cloud": cloud, "sheet": sheet}
+
+
+def _plots(run: Run, model: Model, before: Model | None, source: Domain, target: Domain, track: Track) -> list[Section]:
+    """The planes in which the domains lie, before and after."""
+    x_s, x_t = (model.inputs(domain, track=track) for domain in (source, target))
+    found = []
+    if before is not None:
+        old_s, old_t = (before.inputs(domain, track=track) for domain in (source, target))
+        found.append(("Source-only", *_both_features(before, old_s, old_t)))
+    elif model.method.net.level != "image":
+        found.append(("Before training", analysis.frozen_features(x_s), analysis.frozen_features(x_t)))
+    adapted = "Trained on the source" if run.method == BASELINE else f"Adapted by {run.method}"
+    found.append((adapted, *_both_features(model, x_s, x_t)))
+    plots = []
+    for title, f_s, f_t in track(found, "Embedding", len(found)):
+        places = np.concatenate(analysis.tsne(f_s, f_t))
+        plots.append(
+            {
+                "title": title,
+                "a_distance": analysis.a_distance(f_s, f_t) if min(len(f_s), len(f_t)) > 1 else None,
+                "places": np.rint(MARGIN + (SCALE - 2 * MARGIN) * places).astype(int).tolist(),
+            }
+        )
+    return plots
+
+
+def _both_features(model: Model, x_s: Inputs, x_t: Inputs) -> tuple[analysis.Array, analysis.Array]:
+    f_s = analysis.features(model.method, x_s, "source", device=model.device)
+    return f_s, analysis.features(model.method, x_t, "target", device=model.device)
+
+
+def _galleries(run: Run, data: Data) -> list[Section]:
+    """Images by what the model makes of them."""
+    order = np.argsort(-run.confidence, kind="stable")
+    chosen: list[tuple[str, str, Indices]] = []
+    if run.predicted_before is not None:
+        changed = order[run.predicted[order] != run.predicted_before[order]]
+        count = f"{len(changed):,} of {len(order):,} images"
+        chosen.append(("Changed by adaptation", f"The most confident of {count} whose class is another now.", changed))
+    if data.answers is not None:
+        known = data.answers[order] >= 0
+        wrong = order[known & (run.predicted[order] != data.answers[order])]
+        chosen.append(("Confident and wrong", "The mistakes of which the model is most certain.", wrong))
+    chosen.append(("Most confident", "The most certain image of each class in turn.", _by_class(run, order)))
+    chosen.append(("Least confident", "The images between classes.", order[::-1]))
+    galleries = []
+    for title, note, positions in chosen:
+        cards = [_card(run, data, i) for i in positions[:GALLERY].tolist()]
+        if cards:
+            galleries.append({"title": title, "note": note, "cards": cards})
+    return galleries
+
+
+def _by_class(run: Run, order: Indices) -> Indices:
+    """The first of each predicted class, then the second of each, and so on."""
+    seen = np.zeros(len(run.classes), dtype=np.int64)
+    rank = np.empty(len(order), dtype=np.int64)
+    for place, i in enumerate(order.tolist()):
+        rank[place] = seen[run.predicted[i]]
+        seen[run.predicted[i]] += 1
+    return order[np.lexsort((run.predicted[order], rank))]
+
+
+def _card(run: Run, data: Data, i: int) -> Section:
+    """An image, and what is known of it."""
+    card = _facts(run, data, i)
+    card["image"] = _jpeg(_square(data.target, i, TILE))
+    return card
+
+
+def _facts(run: Run, data: Data, i: int) -> Section:
+    truth = int(data.answers[i]) if data.answers is not None else -1
+    old = int(run.predicted_before[i]) if run.predicted_before is not None else -1
+    new = int(run.predicted[i])
+    return {
+        "name": run.names[i],
+        "predicted": run.classes[new],
+        "confidence": float(run.confidence[i]),
+        "before": run.classes[old] if old not in (-1, new) else None,
+        "truth": run.classes[truth] if truth >= 0 else None,
+        "right": new == truth if truth >= 0 else None,
+    }
+
+
+def _looks(run: Run, data: Data, model: Model, before: Model | None) -> Section | None:
+    """A few images with what speaks for the predicted class, by both models, and where the method attends."""
+    preprocess = model.setup.preprocess
+    assert preprocess is not None  # there are images
+    order = np.argsort(-run.confidence, kind="stable")
+    changed = order if run.predicted_before is None else order[run.predicted[order] != run.predicted_before[order]]
+    positions = list(dict.fromkeys([*changed[: LOOKED_AT // 2].tolist(), *_by_class(run, order).tolist()]))[:LOOKED_AT]
+    x = ImageInputs(data.target.select(positions), preprocess, memory=0).batch(np.arange(len(positions)), None)
+    layers: list[tuple[str, npt.NDArray[np.float64], Indices | None]] = []
+    for title, one in (("source-only", before), (run.method, model)):
+        found = analysis.class_activation(one, x) if one is not None else None
+        if found is not None:
+            layers.append((title, *found))
+    for name, weights in analysis.attention_maps(model, x).items():
+        layers.append((f"attention: {name}", _spread(weights), None))
+    if not layers:
+        return None
+    rows = []
+    for n, i in enumerate(positions):
+        view = preprocess.plain(preprocess.resized(picture(data.target, i, preprocess.resize)))
+        base = Image.fromarray(view[:, :, 0] if view.shape[2] == 1 else view)
+        grey = base.convert("L").convert("RGB")
+        maps = [
+            {
+                "title": title,
+                "predicted": run.classes[int(classes[n])] if classes is not None else None,
+                "image": _jpeg(_heated(grey, values[n])),
+            }
+            for title, values, classes in layers
+        ]
+        rows.append({**_facts(run, data, i), "image": _jpeg(_sized(base)), "maps": maps})
+    return {"rows": rows, "attention": any(classes is None for _, _, classes in layers)}
+
+
+def _spread(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Each image's weights (h, w) from 0 for its least to 1 for its largest."""
+    low, high = weights.min((1, 2), keepdims=True), weights.max((1, 2), keepdims=True)
+    spread: npt.NDArray[np.float64] = (weights - low) / np.maximum(high - low, 1e-12)
+    return spread
+
+
+# --- images --------------------------------------------------------------------------------------------------------
+
+
+def _square(domain: Domain, i: int, side: int) -> Image.Image:
+    """The middle of an image, as a square of this side."""
+    image = picture(domain, i, at_least=side)
+    few = min(image.size) < side / 2  # pixels that are meant to be seen
+    return ImageOps.fit(image, (side, side), Image.Resampling.NEAREST if few else Image.Resampling.LANCZOS)
+
+
+def _sized(image: Image.Image) -> Image.Image:
+    few = image.width < VIEW / 2
+    return image.resize((VIEW, VIEW), Image.Resampling.NEAREST if few else Image.Resampling.LANCZOS).convert("RGB")
+
+
+def _heated(grey: Image.Image, values: npt.NDArray[np.float64]) -> Image.Image:
+    """A grey image, in a warm colour where the map (h, w) is large."""
+    heat = Image.fromarray(np.rint(190 * values).astype(np.uint8)).resize((VIEW, VIEW), Image.Resampling.BICUBIC)
+    image = _sized(grey)
+    image.paste(WARM, (0, 0), heat)
+    return image
+
+
+def _sheet(domains: Sequence[Domain], track: Track) -> str:
+    """Small images of all items in rows, one after another, as a data URI."""
+    items = [(domain, i) for domain in domains for i in range(len(domain))]
+    sheet = Image.new("RGB", (DOT * COLUMNS, DOT * math.ceil(len(items) / COLUMNS)), "white")
+    for place, (domain, i) in enumerate(track(items, "Small images", len(items))):
+        row, column = divmod(place, COLUMNS)
+        sheet.paste(_square(domain, i, DOT), (DOT * column, DOT * row))
+    return _jpeg(sheet)
+
+
+def _jpeg(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
