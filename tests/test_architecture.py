@@ -27,6 +27,7 @@ ORDER = [
     {"analysis"},
     {"exhibits"},
     {"report"},
+    {"run_directory"},
     {"experiment"},
     {"grid"},
     {"bench"},

@@ -445,7 +445,7 @@ def test_a_disk_that_refuses(arrays: tuple[Path, Path], tmp_path: Path, monkeypa
     def full(path: Path, value: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("acclimate.experiment.write_json", full)
+    monkeypatch.setattr("acclimate.run_directory.write_json", full)
     sentence = refused("fit", "--source", arrays[0], "--target", arrays[1], "--out", tmp_path / "run")
     assert sentence.startswith(f"The folder {tmp_path / 'run'} cannot be written to (No space left on device)")
 

@@ -344,7 +344,7 @@ def write_json(path, value):
     if path.name == "run.json":
         path.with_name(f".run.json.{os.getpid()}.tmp").write_text("{")
         die()
-acclimate.experiment.write_json = write_json
+acclimate.run_directory.write_json = write_json
 """,
     "before the first checkpoint": """
 save = Checkpoint.save
@@ -365,7 +365,7 @@ acclimate.training.save_file = half_written(acclimate.training.save_file, lambda
 acclimate.model.save_file = half_written(acclimate.model.save_file, lambda more: True)
 """,
     "before the checkpoint is deleted": """
-acclimate.experiment._tidy = lambda out: die()
+acclimate.run_directory.RunDirectory.tidy = lambda folder: die()
 """,
     "interrupted": """
 append = acclimate.experiment.MetricsLog.append

@@ -22,6 +22,7 @@ from acclimate.errors import AcclimateError, OptionError, RunsFailedError
 from acclimate.experiment import Settings, Task
 from acclimate.grid import OF_A_RUN, Grid, Row, settings_of
 from acclimate.reporting import Screen, write_json, write_jsonl
+from acclimate.run_directory import WITHOUT_EFFECT
 
 try:
     import fcntl
@@ -288,9 +289,7 @@ class _Board:
         settings = asdict(replace(cell.run.settings, options={}))
         recipe = settings.pop("recipe")
         kept = {
-            name: value
-            for name, value in {**settings, **recipe}.items()
-            if name not in (*OF_A_RUN, *experiment.WITHOUT_EFFECT)
+            name: value for name, value in {**settings, **recipe}.items() if name not in (*OF_A_RUN, *WITHOUT_EFFECT)
         }
         kept["weights"] = kept["weights"] and Path(kept["weights"]).name
         return {

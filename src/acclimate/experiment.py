@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import shutil
 import sys
 import time
 from collections import Counter
@@ -22,7 +20,6 @@ import sklearn
 import timm
 import torch
 import torchvision
-from safetensors import SafetensorError
 
 import acclimate
 from acclimate import methods
@@ -42,14 +39,13 @@ from acclimate.reporting import (
     write_predictions,
     write_skipped,
 )
+from acclimate.run_directory import BASELINE, RunDirectory, check_folder, comparable, delete_run
 from acclimate.track import Track
-from acclimate.tracking import FOLDERS, Tracker, TrackerName, check_tracker, tracking
+from acclimate.tracking import Tracker, TrackerName, check_tracker, tracking
 from acclimate.training import Checkpoint, Recipe, train
 
-BASELINE = "source_only"
 MOST_WARNINGS = 10  # of images that cannot be read, one by one
 PRECISIONS = ("auto", "fp32", "bf16")
-WITHOUT_EFFECT = ("checkpoint_seconds", "track")  # settings that no result depends on
 
 
 @dataclass(frozen=True)
@@ -164,7 +160,7 @@ def fit(
     """
     pick_device(settings.device)  # refused before the data are read, which may take a while
     check_tracker(settings.track)
-    _check_folder(out, settings.source)
+    check_folder(out, settings.source)
     task = read_task(settings, screen)
     compare = compare and settings.method != BASELINE
     doomed = (out, out / BASELINE) if overwrite else ()
@@ -230,25 +226,26 @@ def run(settings: Settings, task: Task, out: Path, screen: Screen, doomed: tuple
         DataError: `out` holds another run.
     """
     same = identity(settings, task)
+    folder = RunDirectory(out, same, _settings_json(settings))
     checkpoint = None
     if not doomed:
-        if (finished := _finished(out, same, settings)) is not None:
+        if (finished := folder.finished()) is not None:
             screen.say(f"{settings.method} is finished already: its results are read from {out}.")
-            _tidy(out)
+            folder.tidy()
             return finished
-        checkpoint = _resumed(out, same, settings)
+        checkpoint = folder.checkpoint()
     started = time.perf_counter()
     device = pick_device(settings.device)
     model, pair, target = prepare(settings, task, device, screen.track)
-    for folder in doomed:
-        _delete_run(folder)
-    _begin(out, same, settings)
+    for earlier in doomed:
+        delete_run(earlier)
+    folder.begin()
     prepared = time.perf_counter()
 
     log = MetricsLog(out / "metrics.jsonl", keep_until=checkpoint.step if checkpoint else -1)
     first = checkpoint.step if checkpoint else 0
-    with tracking(settings.track, out, same, _comparable(_settings_json(settings)), first) as tracker:
-        _train(settings, model, pair, out, log, tracker, checkpoint, screen)
+    with tracking(settings.track, out, same, comparable(_settings_json(settings)), first) as tracker:
+        _train(settings, model, pair, folder, log, tracker, checkpoint, screen)
     trained = time.perf_counter()
 
     model.save(out)
@@ -280,8 +277,20 @@ def run(settings: Settings, task: Task, out: Path, screen: Screen, doomed: tuple
         },
     }
     write_json(out / "record.json", record)
-    _tidy(out)
+    folder.tidy()
     return record
+
+
+def identity(settings: Settings, task: Task) -> str:
+    """What makes a run the same run: its settings and the data, labels included."""
+    weights = Path(settings.weights) if settings.weights else None
+    parts = {
+        "settings": comparable(_settings_json(settings)),
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
+        "version": acclimate.__version__,
+        **task.identity,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def prepare(settings: Settings, task: Task, device: torch.device, track: Track) -> tuple[Model, Pair, Inputs]:
@@ -362,7 +371,7 @@ def _train(
     settings: Settings,
     model: Model,
     pair: Pair,
-    out: Path,
+    folder: RunDirectory,
     log: MetricsLog,
     tracker: Tracker,
     checkpoint: Checkpoint | None,
@@ -381,7 +390,7 @@ def _train(
                 log.append(progress.step, {"stage": progress.stage, **values})
                 tracker.log(progress.step, values)
             if last or time.monotonic() - saved >= settings.checkpoint_seconds:
-                progress.checkpoint().save(_checkpoint_file(out))
+                progress.checkpoint().save(folder.checkpoint_file)
                 saved = time.monotonic()
 
 
@@ -458,133 +467,6 @@ def _check_table(out: Path, run: Path, data: str) -> None:
         path.exists() and out.samefile(path) for path in (Path(data), *map(run.joinpath, RUN_FILES))
     ):
         raise DataError(f"{out} belongs to the run or to the data: name another file with --out.")
-
-
-# --- the run directory -------------------------------------------------------------------------------------------
-
-
-def _checkpoint_file(out: Path) -> Path:
-    return out / "checkpoint" / "last.safetensors"
-
-
-def identity(settings: Settings, task: Task) -> str:
-    """What makes a run the same run: its settings and the data, labels included."""
-    weights = Path(settings.weights) if settings.weights else None
-    parts = {
-        "settings": _comparable(_settings_json(settings)),
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
-        "version": acclimate.__version__,
-        **task.identity,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _comparable(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that change a result, on one level; a path is the same however it is written."""
-    paths = {
-        name: str(Path(settings[name]).resolve()) for name in ("source", "target", "test", "weights") if settings[name]
-    }
-    flat = {**settings, **settings["recipe"], **paths}
-    return {name: value for name, value in flat.items() if name not in ("recipe", *WITHOUT_EFFECT)}
-
-
-def _finished(out: Path, identity: str, settings: Settings) -> dict[str, Any] | None:
-    """The record of a finished run of this identity; None when there is none.
-
-    Raises:
-        DataError: The folder holds another run.
-    """
-    record = _noted(out / "record.json")
-    if record is not None and record["identity"] != identity:
-        raise _other_run(out, record, settings)
-    return record
-
-
-def _resumed(out: Path, identity: str, settings: Settings) -> Checkpoint | None:
-    """The checkpoint to go on from, if there is one.
-
-    Raises:
-        DataError: The folder holds another run, or the checkpoint is damaged.
-    """
-    started = _noted(out / "checkpoint" / "run.json")
-    if started is not None and started["identity"] != identity:
-        raise _other_run(out, started, settings)
-    if started is None or not _checkpoint_file(out).exists():
-        return None
-    try:
-        return Checkpoint.load(_checkpoint_file(out))
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"The checkpoint in {out} is damaged: use --overwrite to begin anew.") from error
-
-
-def _begin(out: Path, identity: str, settings: Settings) -> None:
-    """Make the folder of a run, which from now on is known by its identity."""
-    try:
-        (out / "checkpoint").mkdir(parents=True, exist_ok=True)
-        write_json(out / "checkpoint" / "run.json", {"identity": identity, "settings": _settings_json(settings)})
-    except OSError as error:
-        raise DataError(
-            f"The folder {out} cannot be written to ({error.strerror}): name another with --out."
-        ) from error
-
-
-def _noted(path: Path) -> dict[str, Any] | None:
-    """What a run noted of itself in this file; None where there is no file, or one that is not a run's."""
-    try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return note if isinstance(note, dict) and {"identity", "settings"} <= note.keys() else None
-
-
-def _other_run(out: Path, note: dict[str, Any], settings: Settings) -> DataError:
-    before, now = _comparable(note["settings"]), _comparable(_settings_json(settings))
-    changed = [name for name in now if before.get(name) != now[name]]
-    other = f"other settings ({', '.join(changed)})" if changed else "other data or of another version"
-    return DataError(f"{out} holds a run with {other}: name another --out, or use --overwrite to delete it.")
-
-
-def _check_folder(out: Path, source: str) -> None:
-    """Refuse a folder that is something else than a run directory, so that nothing of the user's is mixed up."""
-    if out.exists() and not out.is_dir():
-        raise DataError(f"{out} is a file: name a folder with --out.")
-    if out.is_dir() and not _untouched(out) and not _is_run(out) and not _is_run(out / BASELINE):
-        raise DataError(f"{out} is not empty and holds no run: name a new folder with --out.")
-    if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
-        raise DataError(f"{out} lies in the source, where it would be taken for a class: name another --out.")
-    above = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
-        raise DataError(f"The folder {out} cannot be made or written to in {above}: name another with --out.")
-
-
-def _untouched(folder: Path) -> bool:
-    """Whether a folder is empty, but for what a run leaves that is killed the moment it begins."""
-    return all(
-        entry.name.startswith(".run.json.")
-        or (entry.name in ("checkpoint", BASELINE) and entry.is_dir() and _untouched(entry))
-        for entry in folder.iterdir()
-    )
-
-
-def _tidy(out: Path) -> None:
-    """Delete what only an unfinished run needs, and the files that a kill left half written."""
-    shutil.rmtree(out / "checkpoint", ignore_errors=True)
-    for name in RUN_FILES:
-        for half in out.glob(f".{name}.*tmp"):
-            half.unlink(missing_ok=True)
-
-
-def _is_run(out: Path) -> bool:
-    return any(_noted(out / name) is not None for name in ("record.json", "checkpoint/run.json"))
-
-
-def _delete_run(out: Path) -> None:
-    """Delete the files of a run, and nothing else that may lie in its folder."""
-    if _is_run(out):
-        for name in RUN_FILES:
-            (out / name).unlink(missing_ok=True)
-        for name in ("checkpoint", *FOLDERS):
-            shutil.rmtree(out / name, ignore_errors=True)
 
 
 # --- the record --------------------------------------------------------------------------------------------------

@@ -1,0 +1,152 @@
+"""The folder of a run: whose it is, where it goes on, and what is left of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from acclimate.errors import DataError
+from acclimate.reporting import RUN_FILES, write_json
+from acclimate.tracking import FOLDERS
+from acclimate.training import Checkpoint
+
+BASELINE = "source_only"  # the baseline's method, and its folder in that of the run it is compared with
+WITHOUT_EFFECT = ("checkpoint_seconds", "track")  # settings that no result depends on
+
+
+class RunDirectory:
+    """The folder of one run.
+
+    Args:
+        path: The folder; it need not exist.
+        identity: What makes the run the same run.
+        settings: As in record.json.
+    """
+
+    def __init__(self, path: Path, identity: str, settings: Mapping[str, Any]) -> None:
+        self.path = path
+        self.identity = identity
+        self.settings = settings
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """Where training saves its state."""
+        return self.path / "checkpoint" / "last.safetensors"
+
+    def finished(self) -> dict[str, Any] | None:
+        """The record, if the run is finished.
+
+        Raises:
+            DataError: The folder holds another run.
+        """
+        return self._own("record.json")
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to go on from, if there is one.
+
+        Raises:
+            DataError: The folder holds another run, or the checkpoint is damaged.
+        """
+        if self._own("checkpoint/run.json") is None or not self.checkpoint_file.exists():
+            return None
+        try:
+            return Checkpoint.load(self.checkpoint_file)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(f"The checkpoint in {self.path} is damaged: use --overwrite to begin anew.") from error
+
+    def begin(self) -> None:
+        """Make the folder, which from now on is known by the run's identity.
+
+        Raises:
+            DataError: It cannot be written to.
+        """
+        note = {"identity": self.identity, "settings": self.settings}
+        try:
+            (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "checkpoint" / "run.json", note)
+        except OSError as error:
+            raise DataError(
+                f"The folder {self.path} cannot be written to ({error.strerror}): name another with --out."
+            ) from error
+
+    def tidy(self) -> None:
+        """Delete what only an unfinished run needs, and the files that a kill left half written."""
+        shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
+        for name in RUN_FILES:
+            for half in self.path.glob(f".{name}.*tmp"):
+                half.unlink(missing_ok=True)
+
+    def _own(self, name: str) -> dict[str, Any] | None:
+        """What this run noted of itself in a file; None where there is none."""
+        note = _noted(self.path / name)
+        if note is None or note["identity"] == self.identity:
+            return note
+        before, now = comparable(note["settings"]), comparable(self.settings)
+        changed = [name for name in now if before.get(name) != now[name]]
+        other = f"other settings ({', '.join(changed)})" if changed else "other data or of another version"
+        raise DataError(f"{self.path} holds a run with {other}: name another --out, or use --overwrite to delete it.")
+
+
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that change a result, on one level; a path is the same however it is written."""
+    paths = {
+        name: str(Path(settings[name]).resolve())
+        for name in ("source", "target", "test", "weights")
+        if settings.get(name)
+    }
+    flat = {**settings, **settings["recipe"], **paths}
+    return {name: value for name, value in flat.items() if name not in ("recipe", *WITHOUT_EFFECT)}
+
+
+def check_folder(out: Path, source: str) -> None:
+    """Refuse a folder that is something else than a run directory, so that nothing of the user's is mixed up.
+
+    Raises:
+        DataError: It is.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(f"{out} is a file: name a folder with --out.")
+    if out.is_dir() and not _untouched(out) and not _is_run(out) and not _is_run(out / BASELINE):
+        raise DataError(f"{out} is not empty and holds no run: name a new folder with --out.")
+    if Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
+        raise DataError(f"{out} lies in the source, where it would be taken for a class: name another --out.")
+    above = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise DataError(f"The folder {out} cannot be made or written to in {above}: name another with --out.")
+
+
+def delete_run(out: Path) -> None:
+    """Delete the files of a run, and nothing else that may lie in its folder."""
+    if _is_run(out):
+        for name in RUN_FILES:
+            (out / name).unlink(missing_ok=True)
+        for name in ("checkpoint", *FOLDERS):
+            shutil.rmtree(out / name, ignore_errors=True)
+
+
+def _noted(path: Path) -> dict[str, Any] | None:
+    """What a run noted of itself in this file; None where there is no file, or one that is not a run's."""
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return note if isinstance(note, dict) and {"identity", "settings"} <= note.keys() else None
+
+
+def _is_run(out: Path) -> bool:
+    return any(_noted(out / name) is not None for name in ("record.json", "checkpoint/run.json"))
+
+
+def _untouched(folder: Path) -> bool:
+    """Whether a folder is empty, but for what a run leaves that is killed the moment it begins."""
+    return all(
+        entry.name.startswith(".run.json.")
+        or (entry.name in ("checkpoint", BASELINE) and entry.is_dir() and _untouched(entry))
+        for entry in folder.iterdir()
+    )
