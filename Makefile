@@ -20,6 +20,7 @@ types: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python benchmarks/methods.py
 
 # The stamps are made anew when the dependencies change.
 $(VENV)/bin/python:

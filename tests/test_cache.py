@@ -1,221 +1,289 @@
+"""The cache of features: what is computed when, and what is left after kills, damage and a full disk."""
+
 from __future__ import annotations
 
-import logging
+import json
 import os
 import shutil
-from collections.abc import Iterable
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
+from acclimate.data import cache_folder
+from acclimate.data.batches import ArrayInputs, RowInputs
 from acclimate.data.domains import Domain, domain_of
 from acclimate.data.images import Preprocess, View
-from acclimate.errors import DataError
+from acclimate.errors import DataError, OptionError
+from acclimate.features import store, upkeep
 from acclimate.features.cache import features
+from acclimate.features.identity import identities
+from acclimate.features.store import Content, Precision, Store
+from tiny import acclimate, succeeds
 
 T = TypeVar("T")
 PREPROCESS = Preprocess(resize=18, size=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
+CONTENT = Content("tiny", "weights", "map", "head", PREPROCESS)
 BOTH: tuple[View, ...] = ("plain", "flip")
 
 
 class Encoder(nn.Module):
-    """A small frozen network that counts the images it is given and may fail on the way."""
+    """A small frozen network that counts its batches and the images in them, and may fail on the way."""
 
-    def __init__(self, fail_after: int = 10**9) -> None:
+    def __init__(self, fail_after: int = 10**9, scale: float = 1.0) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.layers = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.Dropout(0.5))
-        self.images = 0
+        self.scale = scale
+        self.batches: list[int] = []
         self.fail_after = fail_after
 
+    @property
+    def images(self) -> int:
+        return sum(self.batches)
+
     def forward(self, x: Tensor) -> Tensor:
-        self.images += len(x)
+        self.batches.append(int((x.flatten(1) != 0).any(1).sum()))  # a batch is filled up with zeros
         if self.images > self.fail_after:
             raise RuntimeError("the encoder fails")
-        out: Tensor = self.layers(x)
+        out: Tensor = self.layers(x) * self.scale
         return out
 
 
+def photo(path: Path, seed: int) -> Path:
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, format="BMP")
+    return path
+
+
 @pytest.fixture
-def domain(tmp_path: Path) -> Domain:
-    rng = np.random.default_rng(0)
-    paths = [tmp_path / f"{i}.png" for i in range(7)]
-    for path in paths:
-        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(path)
-    return domain_of(paths, "photos")
+def photos(tmp_path: Path) -> list[Path]:
+    (tmp_path / "photos").mkdir()
+    return [photo(tmp_path / "photos" / f"{i}.bmp", i) for i in range(7)]
 
 
-def compute(
-    encoder: nn.Module,
-    domain: Domain,
-    *,
-    key: str = "weights",
-    views: tuple[View, ...] = ("plain",),
-    bf16: bool = False,
-) -> npt.NDArray[np.float32]:
-    return features(encoder, domain, PREPROCESS, key=key, views=views, bf16=bf16, device="cpu", batch_size=3)
+@pytest.fixture
+def domain(photos: list[Path]) -> Domain:
+    return domain_of(photos, "photos")
 
 
-def entries(tmp_path: Path) -> list[Path]:
-    folder = tmp_path / "cache" / "features"
+def compute(encoder: nn.Module, domain: Domain, content: Content = CONTENT, **more: Any) -> RowInputs:
+    return features(encoder, domain, content, device="cpu", **{"batch_size": 3, **more})
+
+
+def values(inputs: RowInputs) -> npt.NDArray[np.float32]:
+    """All features and views as they come in batches, (V, N, ...)."""
+    plain = inputs.batch(np.arange(len(inputs)), None).numpy()
+    rows = [RowInputs(inputs.rows[:, v : v + 1], inputs.positions) for v in range(inputs.rows.shape[1])]
+    every = np.stack([view.batch(np.arange(len(inputs)), None).numpy() for view in rows])
+    np.testing.assert_array_equal(every[0], plain)
+    return every
+
+
+def fresh(domain: Domain, content: Content = CONTENT) -> npt.NDArray[np.float32]:
+    """The features computed anew, in another cache."""
+    before = os.environ["ACCLIMATE_CACHE"]
+    os.environ["ACCLIMATE_CACHE"] = before + "-fresh"
+    try:
+        shutil.rmtree(before + "-fresh", ignore_errors=True)
+        return values(compute(Encoder(), domain, content))
+    finally:
+        os.environ["ACCLIMATE_CACHE"] = before
+
+
+def stores() -> list[Path]:
+    folder = store.stores_folder()
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def test_equals_the_network_in_evaluation_mode(domain: Domain) -> None:
+def part(kind: str) -> Path:
+    """One of the files of the only store."""
+    (found,) = (path for folder in stores() if not folder.is_symlink() for path in folder.glob(f"{kind}-????????.bin"))
+    return found
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    return found
+
+
+# --- what is computed ----------------------------------------------------------------------------------------------
+
+
+def test_equals_the_network_in_evaluation_mode(domain: Domain, photos: list[Path]) -> None:
     encoder = Encoder().train()
-    found = compute(encoder, domain)
-    assert isinstance(domain.items, tuple)
-    images = np.stack([PREPROCESS.plain(PREPROCESS.resized(Image.open(path))) for path in domain.items])
+    found = values(compute(encoder, domain))
+    images = np.stack([PREPROCESS.plain(PREPROCESS.resized(Image.open(path))) for path in photos])
     with torch.no_grad():
         expected = encoder.eval()(PREPROCESS.normalised(images))
     assert found.shape == (1, 7, 4, 7, 7)
     np.testing.assert_allclose(found[0], expected.numpy(), atol=1e-6)
 
 
-def test_the_second_time_reads_the_same_bits_from_disk(domain: Domain, tmp_path: Path) -> None:
+def test_the_second_time_reads_the_same_bits_from_disk(domain: Domain) -> None:
     encoder = Encoder()
-    first = compute(encoder, domain)
+    first, second = compute(encoder, domain), compute(encoder, domain)
+    assert encoder.batches == [3, 3, 1]
+    for inputs in (first, second):
+        assert isinstance(inputs.rows.base, np.memmap)
+        assert not inputs.rows.flags.writeable
+    np.testing.assert_array_equal(values(first), values(second))
+    np.testing.assert_array_equal(values(first), fresh(domain))
+    assert len(stores()) == 1
+
+
+def test_other_contents_make_other_stores(domain: Domain) -> None:
+    others: list[dict[str, Any]] = [
+        {},
+        {"backbone": "other"},
+        {"weights": "other"},
+        {"level": "vector"},
+        {"tune": "top"},
+        {"views": BOTH},
+        {"bf16": True},
+        {"precision": "fp16"},
+        {"preprocess": replace(PREPROCESS, aspect="squash")},
+    ]
+    encoder = Encoder()
+    for number, other in enumerate(others, 1):
+        compute(encoder, domain, replace(CONTENT, **other))
+        assert len(stores()) == number
+    before = encoder.images
+    compute(encoder, domain.select([4, 1]))
+    assert encoder.images == before
+    assert len(stores()) == len(others)
+
+
+def test_a_new_or_changed_image_costs_itself_alone(domain: Domain, photos: list[Path]) -> None:
+    encoder = Encoder()
+    before = values(compute(encoder, domain))
+    photo(photos[2], seed=50)
+    new = [photo(photos[0].with_name(f"new{i}.bmp"), 60 + i) for i in range(2)]
+    more = domain_of([*new, *photos])
+    after = values(compute(encoder, more))
+    assert encoder.batches == [3, 3, 1, 3]
+    np.testing.assert_array_equal(after, fresh(more))
+    assert [bool((before[0, i] == after[0, 2 + i]).all()) for i in range(7)] == [i != 2 for i in range(7)]
+
+
+def test_removed_images_subsets_and_links_cost_nothing(domain: Domain, photos: list[Path], tmp_path: Path) -> None:
+    encoder = Encoder()
+    whole = values(compute(encoder, domain))
+    (tmp_path / "links").mkdir()
+    (tmp_path / "linked").symlink_to(photos[0].parent)
+    links = [tmp_path / "links" / path.name for path in photos[:2]]
+    for link, path in zip(links, photos[:2], strict=True):
+        link.symlink_to(path)
+    photos[4].unlink()
+    others = [photos[6], *links, tmp_path / "linked" / "3.bmp", photos[6]]
+    np.testing.assert_array_equal(values(compute(encoder, domain_of(others))), whole[:, [6, 0, 1, 3, 6]])
     assert encoder.images == 7
-    second = compute(encoder, domain)
+
+
+def test_an_image_that_comes_twice_is_computed_once(photos: list[Path]) -> None:
+    encoder = Encoder()
+    twice = domain_of([photos[0], photos[1], photos[0], photos[0], photos[2], photos[1]])
+    np.testing.assert_array_equal(values(compute(encoder, twice)), fresh(twice))
+    assert encoder.images == 3
+
+
+def test_images_in_an_array_are_known_by_their_bytes() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (5, 18, 18, 3), dtype=np.uint8)
+    encoder = Encoder()
+    found = values(compute(encoder, domain_of(x)))
+    np.testing.assert_array_equal(values(compute(encoder, domain_of(x[::-2].copy()))), found[:, ::-2])
+    assert encoder.images == 5
+    compute(encoder, domain_of(np.repeat(x[:1, :, :, :1], 3, 3)))
+    assert encoder.images == 6
+
+
+def test_images_known_by_their_content(domain: Domain, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCLIMATE_CACHE_BY", "content")
+    encoder = Encoder()
+    found = values(compute(encoder, domain))
+    moved = [path.rename(path.with_name(f"moved{path.name}")) for path in photos]
+    for path in moved:
+        os.utime(path, ns=(1, 1))
+    np.testing.assert_array_equal(values(compute(encoder, domain_of(moved))), found)
     assert encoder.images == 7
-    assert isinstance(second, np.memmap)
-    assert not second.flags.writeable
-    np.testing.assert_array_equal(first, second)
-    assert len(entries(tmp_path)) == 1
-
-
-def test_computing_again_gives_the_same_bits(domain: Domain, tmp_path: Path) -> None:
-    first = np.array(compute(Encoder(), domain))
-    entries(tmp_path)[0].unlink()
-    np.testing.assert_array_equal(compute(Encoder(), domain), first)
-
-
-def test_other_inputs_make_other_entries(domain: Domain, tmp_path: Path) -> None:
-    encoder = Encoder()
-    compute(encoder, domain)
-    compute(encoder, domain, key="other weights")
-    compute(encoder, domain, views=BOTH)
-    compute(encoder, domain, bf16=True)
-    compute(encoder, domain.select([0, 1]))
-    other = Preprocess(**{**vars(PREPROCESS), "aspect": "squash"})
-    features(encoder, domain, other, key="weights", bf16=False, device="cpu")
-    assert len(entries(tmp_path)) == 6
-
-
-def test_a_changed_file_is_computed_again(domain: Domain) -> None:
-    encoder = Encoder()
-    before = compute(encoder, domain)
-    assert isinstance(domain.items, tuple)
-    Image.new("RGB", (24, 20), "red").save(domain.items[2])
-    os.utime(domain.items[2], ns=(1, 1))
-    after = compute(encoder, domain)
-    assert encoder.images == 14
-    assert [bool((before[0, i] == after[0, i]).all()) for i in range(7)] == [i != 2 for i in range(7)]
-
-
-@pytest.mark.parametrize("left", [0, 5, 200, -1])
-def test_a_damaged_entry_is_rebuilt(domain: Domain, tmp_path: Path, left: int) -> None:
-    expected = np.array(compute(Encoder(), domain))
-    path = entries(tmp_path)[0]
-    path.write_bytes(path.read_bytes()[:left])
-    np.testing.assert_array_equal(compute(Encoder(), domain), expected)
-    np.testing.assert_array_equal(np.load(path), expected)
-
-
-def test_an_entry_of_another_length_is_rebuilt(domain: Domain, tmp_path: Path) -> None:
-    expected = np.array(compute(Encoder(), domain))
-    np.save(entries(tmp_path)[0], expected[:, :5])
-    np.testing.assert_array_equal(compute(Encoder(), domain), expected)
-
-
-def test_a_failure_in_the_middle_leaves_nothing(domain: Domain, tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="the encoder fails"):
-        compute(Encoder(fail_after=5), domain)
-    assert entries(tmp_path) == []
+    photo(moved[0], seed=9)
+    os.utime(moved[0], ns=(1, 1))
+    compute(encoder, domain_of(moved))
+    assert encoder.images == 8
+    monkeypatch.setenv("ACCLIMATE_CACHE_BY", "name")
+    with pytest.raises(OptionError, match="must be time or content"):
+        compute(encoder, domain)
 
 
 def test_the_flipped_view_is_of_the_mirrored_image() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 18, 18, 3), dtype=np.uint8)
-    both = compute(Encoder(), domain_of(images), views=BOTH)
-    mirrored = compute(Encoder(), domain_of(np.ascontiguousarray(images[:, :, ::-1])))
+    both = values(compute(Encoder(), domain_of(images), replace(CONTENT, views=BOTH)))
+    mirrored = values(compute(Encoder(), domain_of(np.ascontiguousarray(images[:, :, ::-1]))))
     assert both.shape[:2] == (2, 5)
     np.testing.assert_array_equal(both[1], mirrored[0])
     assert not np.array_equal(both[0], both[1])
 
 
 def test_the_batch_size_changes_rounding_at_most(domain: Domain) -> None:
-    whole = features(Encoder(), domain, PREPROCESS, key="a", views=BOTH, bf16=False, device="cpu", batch_size=64)
-    single = features(Encoder(), domain, PREPROCESS, key="b", views=BOTH, bf16=False, device="cpu", batch_size=1)
-    np.testing.assert_allclose(whole, single, atol=1e-5)
+    whole = compute(Encoder(), domain, batch_size=64)
+    single = compute(Encoder(), domain, replace(CONTENT, weights="b"), batch_size=1)
+    np.testing.assert_allclose(values(whole), values(single), atol=1e-5)
 
 
-def test_bf16_rounds_and_returns_float32(domain: Domain) -> None:
-    exact, rounded = compute(Encoder(), domain), compute(Encoder(), domain, bf16=True)
-    assert rounded.dtype == np.float32
+def test_every_batch_has_the_same_size(domain: Domain) -> None:
+    sizes: list[int] = []
+
+    class Sized(Encoder):
+        def forward(self, x: Tensor) -> Tensor:
+            sizes.append(len(x))
+            return super().forward(x)
+
+    compute(Sized(), domain)
+    assert sizes == [3, 3, 3]
+
+
+def test_bf16_arithmetic_rounds_and_returns_float32(domain: Domain) -> None:
+    exact, rounded = values(compute(Encoder(), domain)), values(compute(Encoder(), domain, replace(CONTENT, bf16=True)))
     np.testing.assert_allclose(rounded, exact, atol=0.05)
     assert not np.array_equal(rounded, exact)
 
 
-def in_memory_with_a_warning(domain: Domain, caplog: pytest.LogCaptureFixture) -> None:
-    encoder = Encoder()
-    with caplog.at_level(logging.WARNING, logger="acclimate"):
-        found = compute(encoder, domain, views=BOTH)
-    (record,) = caplog.records
-    assert record.getMessage().startswith("The features of photos are not cached, because ")
-    assert not isinstance(found, np.memmap)
-    assert not found.flags.writeable
-    assert found.shape == (2, 7, 4, 7, 7)
-    caplog.clear()
-
-
-def test_a_folder_that_cannot_be_written_to(domain: Domain, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    (tmp_path / "cache").write_text("a file where the folder should be")
-    in_memory_with_a_warning(domain, caplog)
-
-
-def test_a_full_disk(
-    domain: Domain, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
-        in_memory_with_a_warning(domain, caplog)
-    assert entries(tmp_path) == []
-    monkeypatch.setattr(os, "fsync", _no_space)
-    in_memory_with_a_warning(domain, caplog)
-    assert entries(tmp_path) == []
-
-
-def _no_space(descriptor: int) -> None:
-    raise OSError(28, "No space left on device")
-
-
-def test_writers_of_the_same_entry_do_not_disturb_each_other(domain: Domain, tmp_path: Path) -> None:
-    with ThreadPoolExecutor(4) as pool:
-        encoders = [Encoder() for _ in range(4)]
-        found = list(pool.map(lambda encoder: compute(encoder, domain, views=BOTH), encoders))
-    for other in found[1:]:
-        np.testing.assert_array_equal(found[0], other)
-    (path,) = entries(tmp_path)
-    np.testing.assert_array_equal(np.load(path), found[0])
+def test_training_draws_the_views_as_from_an_array(domain: Domain) -> None:
+    inputs = compute(Encoder(), domain, replace(CONTENT, views=BOTH))
+    array, index = ArrayInputs(values(inputs)), np.array([3, 3, 0, 6, 1, 3, 2, 2])
+    for seed in range(5):
+        drawn = [each.batch(index, np.random.default_rng(seed)) for each in (inputs, array)]
+        assert torch.equal(*drawn)
+        drawn[0].add_(1)  # a copy, not the file
+    assert not torch.equal(drawn[0], inputs.batch(index, None))
+    assert torch.equal(inputs.batch(index, None), array.batch(index, None))
 
 
 def test_vectors_of_a_whole_network_are_cached_too(domain: Domain) -> None:
     encoder = nn.Sequential(Encoder(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    found = features(encoder, domain, PREPROCESS, key="a", views=BOTH, bf16=False, device="cpu", batch_size=3)
+    found = values(compute(encoder, domain, replace(CONTENT, level="vector", views=BOTH)))
     assert found.shape == (2, 7, 4)
-    maps = compute(Encoder(), domain, views=BOTH)
+    maps = values(compute(Encoder(), domain, replace(CONTENT, views=BOTH)))
     np.testing.assert_allclose(found, maps.mean((-2, -1)), atol=1e-5)
 
 
-def test_progress_counts_batches(domain: Domain) -> None:
+def test_progress_counts_the_batches_that_are_computed(domain: Domain) -> None:
     seen: list[tuple[str, int]] = []
 
     def track(items: Iterable[T], description: str, total: int) -> Iterable[T]:
@@ -224,15 +292,680 @@ def test_progress_counts_batches(domain: Domain) -> None:
         assert len(kept) == total
         return kept
 
-    features(Encoder(), domain, PREPROCESS, key="a", bf16=False, device="cpu", batch_size=3, track=track)
-    assert seen == [("Computing features", 3)]
+    compute(Encoder(), domain.select([0, 1, 2, 3]), track=track)
+    compute(Encoder(), domain, track=track)
+    compute(Encoder(), domain, track=track)
+    assert seen == [("Computing features", 2), ("Computing features", 1)]
 
 
-def test_vectors_and_broken_images_are_refused(domain: Domain, tmp_path: Path) -> None:
+def test_vectors_and_broken_images_are_refused(domain: Domain, photos: list[Path]) -> None:
     with pytest.raises(DataError, match="holds feature vectors"):
         compute(Encoder(), domain_of(np.zeros((3, 4), dtype=np.float32), "vectors"))
-    assert isinstance(domain.items, tuple)
-    domain.items[5].write_bytes(b"not an image")
-    with pytest.raises(DataError, match=r"5\.png"):
+    photos[5].write_bytes(b"not an image")
+    encoder = Encoder()
+    with pytest.raises(DataError, match=r"5\.bmp"):
+        compute(encoder, domain)
+    photo(photos[5], seed=5)
+    np.testing.assert_array_equal(values(compute(encoder, domain)), fresh(domain))
+    assert encoder.images == 7  # the batch before the broken one was not lost
+    photos[6].unlink()
+    with pytest.raises(DataError, match="there is no such file"):
+        compute(encoder, domain)
+
+
+# --- precision on the disk -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
+)
+def test_values_are_rounded_once(domain: Domain, precision: Precision, dtype: torch.dtype) -> None:
+    exact = torch.from_numpy(fresh(domain, replace(CONTENT, views=BOTH)))
+    inputs = compute(Encoder(), domain, replace(CONTENT, views=BOTH, precision=precision))
+    assert torch.equal(torch.from_numpy(values(inputs)), exact.to(dtype).float())
+    assert part("rows").stat().st_size == exact.numel() * dtype.itemsize
+    assert inputs.batch(np.array([1, 0]), np.random.default_rng(0)).dtype == torch.float32
+
+
+def test_values_too_large_for_fp16_are_cached_as_fp32(domain: Domain, caplog: pytest.LogCaptureFixture) -> None:
+    half = replace(CONTENT, precision="fp16")
+    compute(Encoder(), domain.select([0, 1]), half)
+    large = Encoder(scale=1e5)
+    found = values(compute(large, domain, half))
+    assert np.isfinite(found).all()
+    assert np.abs(found).max() > 65_504
+    assert warnings(caplog) == ["Some features are too large for fp16, so they are cached as fp32."]
+    before = large.images
+    np.testing.assert_array_equal(values(compute(large, domain, half)), found)
+    assert large.images == before
+    assert [entry.images for entry in upkeep.entries()] in ([7, 0], [0, 7])
+    np.testing.assert_array_equal(
+        values(compute(large, domain, replace(CONTENT, precision="bf16"))).astype(int) != 0, True
+    )
+
+
+def test_infinities_of_the_network_itself_are_kept(domain: Domain, caplog: pytest.LogCaptureFixture) -> None:
+    found = values(compute(Encoder(scale=float("inf")), domain, replace(CONTENT, precision="fp16")))
+    assert np.isinf(found).any()
+    assert warnings(caplog) == []
+
+
+# --- kills ---------------------------------------------------------------------------------------------------------
+
+DRIVER = """
+import json, os, shutil, signal, sys
+from pathlib import Path
+import numpy as np
+import torch
+torch.set_num_threads(1)
+from acclimate.data.domains import domain_of
+from acclimate.features import cache, store, upkeep
+sys.path.insert(0, sys.argv[1])
+from test_cache import CONTENT, Encoder, compute, values
+
+photos = domain_of(sorted(Path(sys.argv[2]).glob("*.bmp")))
+
+def lines(work, at=None):
+    '''Runs `work` and counts the lines of the store's and the cache's code; dies at line `at`.'''
+    count = 0
+    files = {store.__file__, cache.__file__, upkeep.__file__}
+    def trace(frame, event, argument):
+        nonlocal count
+        if frame.f_code.co_filename not in files:
+            return None
+        if event == "line":
+            count += 1
+            if count == at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    sys.settrace(trace)
+    work()
+    sys.settrace(None)
+    return count
+
+def extract():
+    return compute(Encoder(), photos)
+
+def killed(work, folders, step, start_from=None):
+    at, results = 1, []
+    while True:
+        folder = f"{sys.argv[3]}/{folders}{at}"
+        if start_from:
+            shutil.copytree(start_from, folder)
+        os.environ["ACCLIMATE_CACHE"] = folder
+        pid = os.fork()
+        if pid == 0:
+            lines(work, at)
+            os._exit(0)
+        code = os.waitpid(pid, 0)[1]
+        if code == 0:
+            return results
+        assert code == signal.SIGKILL, code
+        results.append(folder)
+        at += step
+
+extracting = killed(extract, "extract", 41)
+os.environ["ACCLIMATE_CACHE"] = whole = sys.argv[3] + "/whole"
+if os.fork() == 0:
+    extract()
+    os._exit(0)
+os.wait()
+for path in sorted(Path(sys.argv[2]).glob("*.bmp"))[::3]:
+    os.utime(path, ns=(1, 1))
+print(json.dumps([extracting, killed(upkeep.prune, "prune", 59, whole)]))
+"""
+
+
+def test_killed_at_any_moment(
+    domain: Domain,
+    photos: list[Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    driver, folder = tmp_path / "driver.py", tmp_path / "killed"
+    driver.write_text(DRIVER)
+    folder.mkdir()
+    before = {path: path.stat().st_mtime_ns for path in photos}
+    command = [sys.executable, driver, Path(__file__).parent, photos[0].parent, folder]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    extracting, pruning = json.loads(done.stdout)
+    assert len(extracting) > 10
+    assert len(pruning) > 10
+    expected = fresh(domain)
+
+    counts = []
+    for left in pruning:
+        monkeypatch.setenv("ACCLIMATE_CACHE", left)
+        encoder = Encoder()
+        np.testing.assert_array_equal(values(compute(encoder, domain)), expected)
+        counts.append(encoder.images)
+        upkeep.prune()
+        (entry,) = upkeep.entries()
+        assert entry.images == 7
+        assert len(list(entry.path.iterdir())) == 5  # nothing is left behind
+    assert set(counts) == {3}
+
+    for path, changed in before.items():
+        os.utime(path, ns=(changed, changed))
+    counts = []
+    for left in extracting:
+        monkeypatch.setenv("ACCLIMATE_CACHE", left)
+        encoder = Encoder()
+        np.testing.assert_array_equal(values(compute(encoder, domain)), expected)
+        np.testing.assert_array_equal(values(compute(encoder, domain)), expected)
+        counts.append(encoder.images)
+    assert counts == sorted(counts, reverse=True)  # a batch is kept as soon as its records are written
+    assert set(counts) == {7, 4, 1, 0}
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("fail_after", [0, 3, 5, 6])
+def test_a_failure_on_the_way_loses_one_batch(domain: Domain, fail_after: int) -> None:
+    with pytest.raises(RuntimeError, match="the encoder fails"):
+        compute(Encoder(fail_after), domain)
+    encoder = Encoder()
+    np.testing.assert_array_equal(values(compute(encoder, domain)), fresh(domain))
+    assert encoder.images == 7 - fail_after // 3 * 3
+
+
+# --- damage --------------------------------------------------------------------------------------------------------
+
+
+def truncated(left: int) -> Callable[[bytes], bytes]:
+    return lambda content: content[:left]
+
+
+def altered(at: int) -> Callable[[bytes], bytes]:
+    return lambda content: content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def zeros(content: bytes) -> bytes:
+    return bytes(len(content))
+
+
+ROW = 4 * 7 * 7 * 4
+RECORD = store.RECORD.itemsize
+
+
+@pytest.mark.parametrize(
+    ("kind", "damage", "lost"),
+    [
+        ("rows", truncated(0), 7),
+        ("rows", truncated(3 * ROW + 1), 4),
+        ("rows", truncated(-1), 1),
+        ("rows", altered(0), 1),
+        ("rows", altered(5 * ROW - 1), 1),
+        ("rows", zeros, 7),
+        ("rows", lambda content: content + b"more", 0),
+        ("index", truncated(0), 7),
+        ("index", truncated(2 * RECORD + 5), 5),
+        ("index", truncated(-1), 1),
+        *[("index", altered(4 * RECORD + i), 1) for i in range(0, RECORD, 3)],
+        ("index", zeros, 7),
+        ("index", lambda content: content[RECORD:] + content[:RECORD], 7),  # valid records of other rows
+        ("paths", zeros, 0),
+    ],
+)
+def test_only_what_is_damaged_is_computed_again(
+    domain: Domain,
+    kind: str,
+    damage: Callable[[bytes], bytes],
+    lost: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    expected = values(compute(Encoder(), domain)).copy()
+    path = part(kind)
+    content = damage(path.read_bytes())
+    path.unlink()  # a file that is mapped must not shrink
+    path.write_bytes(content)
+    encoder = Encoder()
+    for _ in range(2):
+        np.testing.assert_array_equal(values(compute(encoder, domain)), expected)
+    assert encoder.images == lost
+    told = warnings(caplog)
+    assert len(told) == (lost > 0)
+    assert all("damaged" in sentence for sentence in told)
+
+
+@pytest.mark.parametrize("kind", ["rows", "index", "paths"])
+def test_a_missing_file_is_made_again(domain: Domain, kind: str) -> None:
+    expected = values(compute(Encoder(), domain)).copy()
+    part(kind).unlink()
+    np.testing.assert_array_equal(values(compute(Encoder(), domain)), expected)
+    np.testing.assert_array_equal(values(compute(Encoder(0), domain)), expected)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        truncated(0),
+        truncated(-1),
+        zeros,
+        lambda content: b"[]",
+        lambda content: b'{"shape": 1}',
+        lambda content: content.replace(b'"<f4"', b'"<i4"'),
+        lambda content: content.replace(b"    7,", b"    6,", 1),
+    ],
+)
+def test_a_damaged_note_begins_the_store_anew(
+    domain: Domain, damage: Callable[[bytes], bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = values(compute(Encoder(), domain)).copy()
+    path = stores()[0] / "store.json"
+    content = damage(path.read_bytes())
+    assert content != path.read_bytes()
+    path.write_bytes(content)
+    assert upkeep.entries()[0].images is None
+    np.testing.assert_array_equal(values(compute(Encoder(), domain)), expected)
+    (told,) = warnings(caplog)
+    assert "The index of the cached features" in told
+    np.testing.assert_array_equal(values(compute(Encoder(0), domain)), expected)
+
+
+def test_a_file_that_was_only_touched_is_verified_and_kept(domain: Domain, caplog: pytest.LogCaptureFixture) -> None:
+    expected = values(compute(Encoder(), domain))
+    os.utime(part("rows"), ns=(1, 1))
+    np.testing.assert_array_equal(values(compute(Encoder(0), domain)), expected)
+    assert warnings(caplog) == []
+    assert Store(stores()[0])._is_as_noted()
+
+
+def test_rows_that_the_power_took_are_found_missing(domain: Domain, caplog: pytest.LogCaptureFixture) -> None:
+    expected = values(compute(Encoder(), domain.select([0, 1, 2]))).copy()
+    before, noted = part("rows").read_bytes(), (stores()[0] / "store.json").read_bytes()
+    status = part("rows").stat()
+    compute(Encoder(), domain)
+    rows = part("rows")
+    rows.unlink()
+    rows.write_bytes(before)
+    os.utime(rows, ns=(status.st_atime_ns, status.st_mtime_ns))
+    (stores()[0] / "store.json").write_bytes(noted)
+    encoder = Encoder()
+    np.testing.assert_array_equal(values(compute(encoder, domain))[:, :3], expected)
+    assert encoder.images == 4
+    assert len(warnings(caplog)) == 1
+
+
+def test_rows_of_another_shape_give_way(domain: Domain, caplog: pytest.LogCaptureFixture) -> None:
+    compute(Encoder(), domain.select([0, 1]))
+    pooled = nn.Sequential(Encoder(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    assert values(compute(pooled, domain)).shape == (1, 7, 4)
+    assert "its rows had the shape (1, 4, 7, 7) and were deleted" in warnings(caplog)[0]
+    assert isinstance(compute(pooled, domain).rows.base, np.memmap)
+    assert isinstance(compute(pooled, domain).rows.base, np.memmap)
+    assert warnings(caplog) == []
+
+
+def test_rows_that_somebody_has_mapped_are_never_overwritten(domain: Domain) -> None:
+    inputs = compute(Encoder(), domain)
+    expected = values(inputs).copy()
+    part("index").write_bytes(b"")
+    compute(Encoder(), domain.select([6, 5, 4, 3, 2, 1, 0]))
+    np.testing.assert_array_equal(values(inputs), expected)
+
+
+def test_a_cache_deleted_while_it_is_read(domain: Domain) -> None:
+    inputs = compute(Encoder(), domain)
+    expected = values(inputs).copy()
+    shutil.rmtree(stores()[0])
+    np.testing.assert_array_equal(values(inputs), expected)
+    np.testing.assert_array_equal(values(compute(Encoder(), domain)), expected)
+
+
+def test_a_cache_deleted_while_it_grows(domain: Domain, caplog: pytest.LogCaptureFixture) -> None:
+    class Deleting(Encoder):
+        def forward(self, x: Tensor) -> Tensor:
+            if len(self.batches) == 1:
+                shutil.rmtree(stores()[0])
+            return super().forward(x)
+
+    np.testing.assert_array_equal(values(compute(Deleting(), domain)), fresh(domain))
+    assert warnings(caplog)[0].startswith("The features of photos are not cached, because ")
+    np.testing.assert_array_equal(values(compute(Encoder(), domain)), fresh(domain))
+
+
+# --- a disk that is full or may not be written to ------------------------------------------------------------------
+
+
+def in_memory_with_a_warning(domain: Domain, caplog: pytest.LogCaptureFixture, encoder: Encoder | None = None) -> None:
+    found = compute(encoder or Encoder(), domain, replace(CONTENT, views=BOTH))
+    (sentence,) = warnings(caplog)
+    assert sentence.startswith("The features of photos are not cached, because ")
+    assert not isinstance(found.rows.base, np.memmap)
+    assert not found.rows.flags.writeable
+    np.testing.assert_array_equal(values(found), fresh(domain, replace(CONTENT, views=BOTH)))
+
+
+def test_a_folder_that_cannot_be_written_to(domain: Domain, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    in_memory_with_a_warning(domain, caplog)
+
+
+def test_room_is_looked_for_before_anything_is_written(
+    domain: Domain, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2 * 7 * ROW - 1))
+        found = compute(Encoder(), domain, replace(CONTENT, views=BOTH))
+    assert not isinstance(found.rows.base, np.memmap)
+    assert "GB do not fit on the disk" in warnings(caplog)[0]
+    assert [*stores()[0].glob("rows-*")] == []
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2 * 7 * ROW))
+    assert isinstance(compute(Encoder(), domain, replace(CONTENT, views=BOTH)).rows.base, np.memmap)
+
+
+@pytest.mark.parametrize("write", range(0, 9, 2))
+def test_a_disk_that_fills_up_on_the_way(
+    domain: Domain, write: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, count = store._write, 0
+
+    def full(file: Any, content: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > write:
+            file.write(content[: len(content) // 2])
+            raise OSError(28, "No space left on device")
+        original(file, content)
+
+    encoder = Encoder()
+    both = replace(CONTENT, views=BOTH)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_write", full)
+        found = values(compute(encoder, domain, both))
+    np.testing.assert_array_equal(found, fresh(domain, both))
+    assert encoder.images <= 2 * (7 + min(3, 7 - write // 3 * 3))  # views; the batch in flight is computed twice
+    (told,) = warnings(caplog)
+    assert told.endswith("[Errno 28] No space left on device.")
+    np.testing.assert_array_equal(values(compute(Encoder(), domain, both)), fresh(domain, both))
+    assert warnings(caplog) == []
+
+
+def test_features_that_fit_nowhere(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=100))
+    monkeypatch.setattr(os, "sysconf", lambda name: 10)
+    with pytest.raises(DataError, match="neither the cache folder nor the memory"):
         compute(Encoder(), domain)
-    assert entries(tmp_path) == []
+
+
+def test_a_complete_cache_that_may_only_be_read_is_read(
+    domain: Domain, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = values(compute(Encoder(), domain.select(range(6))))
+
+    def refuse(*args: object, **more: object) -> Any:
+        raise OSError(30, "Read-only file system")
+
+    for name in ("locked", "write_whole"):
+        monkeypatch.setattr(store, name, refuse)
+    monkeypatch.setattr(os, "utime", refuse)
+    np.testing.assert_array_equal(values(compute(Encoder(0), domain.select(range(6)))), expected)
+    assert warnings(caplog) == []
+    encoder = Encoder()
+    np.testing.assert_array_equal(values(compute(encoder, domain))[:, :6], expected)
+    assert encoder.images == 1
+    assert len(warnings(caplog)) == 1
+    path = part("rows")
+    path.chmod(0o644)
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(altered(3)(content))
+    encoder = Encoder()
+    np.testing.assert_array_equal(values(compute(encoder, domain))[:, :6], expected)
+    assert encoder.images == 7
+    assert len(warnings(caplog)) == 1
+
+
+# --- several at a time ---------------------------------------------------------------------------------------------
+
+
+def test_threads_that_want_the_same_compute_it_once(domain: Domain) -> None:
+    encoders = [Encoder() for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        found = [values(inputs) for inputs in pool.map(lambda encoder: compute(encoder, domain), encoders)]
+    for other in found:
+        np.testing.assert_array_equal(other, fresh(domain))
+    assert sum(encoder.images for encoder in encoders) == 7
+    assert part("rows").stat().st_size == 7 * ROW
+
+
+def test_two_processes(domain: Domain, photos: list[Path], caplog: pytest.LogCaptureFixture) -> None:
+    code = (
+        "import sys, time, torch\n"
+        "torch.set_num_threads(1)\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "from test_cache import Encoder, compute, domain_of\n"
+        "class Slow(Encoder):\n"
+        "    def forward(self, x):\n"
+        "        print(len(self.batches), flush=True)\n"
+        "        time.sleep(0.2)\n"
+        "        return super().forward(x)\n"
+        "compute(Slow(), domain_of(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", code, *map(str, photos)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "0\n"  # it is computing
+        encoder = Encoder()
+        found = values(compute(encoder, domain))
+        assert other.wait() == 0
+    assert encoder.images == 0
+    np.testing.assert_array_equal(found, fresh(domain))
+    assert warnings(caplog) == []
+
+
+def test_waiting_is_mentioned_and_what_is_there_is_not_waited_for(
+    domain: Domain, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_folder, "PATIENCE", 0.05)
+    monkeypatch.setattr(cache_folder, "POLL", 0.01)
+    some = values(compute(Encoder(), domain.select([0, 1, 2])))
+    held, free = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with cache_folder.locked(stores()[0] / "lock"):
+            held.set()
+            free.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(hold)
+        held.wait(10)
+        np.testing.assert_array_equal(values(compute(Encoder(0), domain.select([2, 1, 0]))), some[:, ::-1])
+        waiting = pool.submit(compute, Encoder(), domain)
+        time.sleep(0.3)
+        assert not waiting.done()
+        free.set()
+        np.testing.assert_array_equal(values(waiting.result()), fresh(domain))
+    assert warnings(caplog) == [f"Waiting for another process that works in {stores()[0]}."]
+
+
+def test_rows_that_are_being_verified_are_waited_for(domain: Domain) -> None:
+    compute(Encoder(), domain)
+    kept = Store(stores()[0])
+    note = kept.note()
+    assert note is not None
+    with cache_folder.locked(kept.lock):
+        assert kept.read(identities(domain))[0] is not None
+        kept.write_note(replace(note, size=-1))  # as in the middle of a check
+        assert kept.read(identities(domain))[0] is None
+    compute(Encoder(0), domain)
+
+
+def test_the_lock_on_a_file_that_was_just_deleted_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, original = tmp_path / "folder" / "lock", cache_folder._lock
+
+    def late(file: Any) -> bool:
+        monkeypatch.setattr(cache_folder, "_lock", original)
+        shutil.rmtree(path.parent)
+        return original(file)
+
+    monkeypatch.setattr(cache_folder, "_lock", late)
+    with cache_folder.locked(path) as mine, cache_folder.locked(path, wait=False) as second:
+        assert mine
+        assert not second
+
+
+# --- any sequence of changes ---------------------------------------------------------------------------------------
+
+EDITS = st.lists(
+    st.tuples(st.sampled_from(["add", "remove", "change", "rename", "prune"]), st.integers(0, 5)), max_size=8
+)
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(edits=EDITS, data=st.data())
+def test_any_sequence_of_changes(tmp_path: Path, edits: list[tuple[str, int]], data: st.DataObject) -> None:
+    shutil.rmtree(tmp_path, ignore_errors=True)
+    folder = tmp_path / "images"
+    folder.mkdir(parents=True)
+    for seed, (edit, number) in enumerate([("add", 0), *edits]):
+        path = folder / f"{number}.bmp"
+        if edit == "add" or (edit == "change" and path.exists()):
+            photo(path, seed)
+        elif edit == "remove":
+            path.unlink(missing_ok=True)
+        elif edit == "rename" and path.exists():
+            path.rename(folder / f"{(number + 1) % 6}.bmp")
+        elif edit == "prune":
+            upkeep.prune()
+        present = sorted(folder.iterdir())
+        if present:
+            chosen = data.draw(st.lists(st.sampled_from(present), min_size=1, max_size=6))
+            domain = domain_of(chosen)
+            np.testing.assert_array_equal(values(compute(Encoder(), domain)), fresh(domain))
+
+
+# --- upkeep --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A file of an earlier version."""
+    path = tmp_path / "cache" / "features" / f"{'0a' * 32}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(1000))
+    return path
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, domain: Domain) -> list[Path]:
+    """Files and folders that nobody may delete, around a store and in it."""
+    compute(Encoder(), domain)
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    features_folder = store.stores_folder()
+    paths = [
+        outside / "rows-0.bin",
+        tmp_path / "cache" / "mine.txt",
+        features_folder / "mine.npy",
+        features_folder / "short" / "store.json",
+        features_folder / ("b" * 64 + ".txt"),
+        stores()[0] / "notes.txt",
+        stores()[0] / "rows-00000000.bin.bak",
+        stores()[0] / "rows-0.bin",
+    ]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mine")
+    (features_folder / ("c" * 64)).symlink_to(outside)
+    (features_folder / f"{'d' * 64}.npy").symlink_to(outside / "rows-0.bin")
+    return [*paths, features_folder / ("c" * 64), features_folder / f"{'d' * 64}.npy"]
+
+
+def test_list(domain: Domain, old: Path) -> None:
+    compute(Encoder(), domain, replace(CONTENT, views=BOTH, precision="fp16"))
+    shown = succeeds("cache", "list").stdout
+    for text in ("tiny", "map", "head", "plain flip", "fp16", " 7 ", "of an earlier version"):
+        assert text in shown
+    listed = json.loads(succeeds("cache", "list", "--json").stdout)
+    (new, earlier) = sorted(listed["entries"], key=lambda entry: entry["images"] is None)
+    assert new["images"] == 7
+    assert new["views"] == ["plain", "flip"]
+    assert new["bytes"] == sum(path.stat().st_size for path in Path(new["path"]).iterdir())
+    assert time.time() - new["used"] < 60
+    assert earlier["path"] == str(old)
+    assert listed["bytes"] == new["bytes"] + 1000
+    note = json.loads((Path(new["path"]) / "store.json").read_text())
+    assert note["what"].startswith("Features that Acclimate computed")
+    assert note["content"]["backbone"] == "tiny"
+
+
+def test_clear_asks_and_deletes_what_it_made_alone(foreign: list[Path], old: Path, domain: Domain) -> None:
+    inputs = compute(Encoder(), domain)
+    expected = values(inputs).copy()
+    assert "use --yes" in acclimate("cache", "clear").stderr
+    assert len(upkeep.entries()) == 2
+    succeeds("cache", "clear", "--yes")
+    assert upkeep.entries() == []
+    assert all(path.exists() for path in foreign)
+    assert not old.exists()
+    np.testing.assert_array_equal(values(inputs), expected)
+    np.testing.assert_array_equal(values(compute(Encoder(), domain)), expected)
+
+
+def test_prune_drops_the_rows_of_images_that_changed_or_are_gone(
+    domain: Domain, photos: list[Path], foreign: list[Path]
+) -> None:
+    inputs = compute(Encoder(), domain)
+    compute(Encoder(), domain_of(np.zeros((2, 18, 18, 3), np.uint8)))
+    expected = values(inputs).copy()
+    photos[0].unlink()
+    photo(photos[1], seed=70)
+    freed = json.loads(succeeds("cache", "prune", "--json").stdout)
+    assert freed["rows"] == 2
+    assert freed["bytes"] > 2 * ROW
+    assert part("rows").stat().st_size == 6 * ROW
+    np.testing.assert_array_equal(values(inputs), expected)  # the old file is still mapped
+    rest = domain.select([6, 2, 3, 4, 5])
+    np.testing.assert_array_equal(values(compute(Encoder(0), rest)), expected[:, [6, 2, 3, 4, 5]])
+    encoder = Encoder()
+    compute(encoder, domain.select([1, 2]))
+    assert encoder.images == 1
+    assert json.loads(succeeds("cache", "prune", "--json").stdout)["rows"] == 0
+    photos[6].unlink()
+    assert json.loads(succeeds("cache", "prune", "--json").stdout)["rows"] == 1
+    assert all(path.exists() for path in foreign)
+
+
+def test_prune_by_age_and_size(domain: Domain, old: Path) -> None:
+    for name in ("aaa", "bbb", "ccc"):
+        compute(Encoder(), domain, replace(CONTENT, weights=name))
+    folders = {name: replace(CONTENT, weights=name).folder for name in ("aaa", "bbb", "ccc")}
+    now = time.time()
+    for age, name in enumerate(folders):
+        os.utime(folders[name] / "store.json", (now - age * upkeep.DAY, now - age * upkeep.DAY))
+    os.utime(old, (1, 1))
+    assert upkeep.prune(older_than=1.5).entries == 2
+    assert [entry.path for entry in upkeep.entries()] == [folders["aaa"], folders["bbb"]]
+    newer, older = (entry.bytes for entry in upkeep.entries())
+    assert upkeep.prune(larger_than=newer + older).entries == 0
+    assert upkeep.prune(larger_than=newer + older - 1).bytes == older
+    assert [entry.path for entry in upkeep.entries()] == [folders["aaa"]]
+    compute(Encoder(0), domain, replace(CONTENT, weights="aaa"))
+
+
+def test_a_store_in_use_is_left_alone(domain: Domain) -> None:
+    compute(Encoder(), domain)
+    with cache_folder.locked(stores()[0] / "lock"):
+        assert upkeep.clear().busy == (stores()[0],)
+        done = acclimate("cache", "prune", "--older-than", "0")
+        assert f"{stores()[0]} is in use and stays" in " ".join(done.stderr.split())
+    compute(Encoder(0), domain)
+    assert upkeep.clear().entries == 1
+
+
+def test_an_empty_cache(tmp_path: Path) -> None:
+    assert "0.00 GB" in succeeds("cache", "list").stdout
+    succeeds("cache", "prune")
+    succeeds("cache", "clear")
+    assert not (tmp_path / "cache").exists()

@@ -617,6 +617,90 @@ def data_get(
     _run(work, json=json, quiet=quiet, debug=debug, goes_on="the same command goes on where it stopped")
 
 
+cache_app = typer.Typer(help="Look after the cache of features.", no_args_is_help=True)
+app.add_typer(cache_app, name="cache", rich_help_panel="Look up")
+
+
+@cache_app.command("list")
+def cache_list(json: Json = False, debug: Debug = False) -> None:
+    """List what the cache of features holds, the most recently used first."""
+
+    def work(screen: Screen) -> None:
+        from acclimate.features import upkeep
+        from acclimate.features.store import stores_folder
+
+        entries = upkeep.entries()
+        headings, rows = upkeep.as_table(entries)
+        total = sum(entry.bytes for entry in entries)
+        folder = stores_folder()
+        screen.show_table("Cached features", headings, rows, f"{total / 1e9:.2f} GB in {folder}.")
+        screen.show_json({"folder": str(folder), "bytes": total, "entries": [entry.as_dict() for entry in entries]})
+
+    _run(work, json=json, quiet=False, debug=debug)
+
+
+@cache_app.command("prune")
+def cache_prune(
+    older_than: Annotated[
+        float | None, typer.Option(metavar="DAYS", help="Delete too what was last used so many days ago.", min=0)
+    ] = None,
+    larger_than: Annotated[
+        float | None,
+        typer.Option(metavar="GB", help="While the cache is larger, delete what has not been used for longest.", min=0),
+    ] = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Delete the features of images that have changed or are gone, and on request more."""
+
+    def work(screen: Screen) -> None:
+        from acclimate.features import upkeep
+
+        limit = None if larger_than is None else larger_than * upkeep.GB
+        _show_freed(upkeep.prune(older_than=older_than, larger_than=limit), screen)
+
+    _run(work, json=json, quiet=quiet, debug=debug)
+
+
+@cache_app.command("clear")
+def cache_clear(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Delete all cached features, and nothing else. They are computed again when they are needed."""
+
+    def work(screen: Screen) -> None:
+        from acclimate.features import upkeep
+        from acclimate.features.store import stores_folder
+
+        entries = upkeep.entries()
+        size = f"{sum(entry.bytes for entry in entries) / 1e9:.2f} GB"
+        if entries and not yes:
+            _confirm(f"Delete {len(entries):,} entries of {size} from {stores_folder()}?")
+        _show_freed(upkeep.clear(), screen)
+
+    _run(work, json=json, quiet=quiet, debug=debug)
+
+
+def _confirm(question: str) -> None:
+    try:
+        sure = typer.confirm(question, err=True)
+    except typer.Abort:  # nobody is there to answer
+        raise OptionError("Nothing is deleted without an answer: use --yes.") from None
+    if not sure:
+        raise OptionError("Nothing was deleted.")
+
+
+def _show_freed(freed: Freed, screen: Screen) -> None:
+    for path in freed.busy:
+        screen.warn(f"{path} is in use and stays: try again later.")
+    screen.say(f"{freed.bytes / 1e9:.2f} GB are free again ({freed.entries:,} entries, and {freed.rows:,} other rows).")
+    screen.show_json(freed.as_dict())
+
+
 def _write_report(run: Path, screen: Screen) -> None:
     """The report of a run that has been made, unless it is there already; the run is none the worse without it."""
     from acclimate import report

@@ -24,6 +24,7 @@ from acclimate.evaluation import Probabilities
 from acclimate.features.backbones import Backbone, fast_bf16, load_backbone, split_top, weights_fingerprint
 from acclimate.features.cache import features
 from acclimate.features.network import Level, Network
+from acclimate.features.store import Content, Precision
 from acclimate.methods.base import evaluation_mode
 from acclimate.reporting import write_json
 from acclimate.track import Track, silent
@@ -98,7 +99,13 @@ class Model:
             self.frozen.to(self.device).eval().requires_grad_(False)
 
     def inputs(
-        self, domain: Domain, *, views: tuple[View, ...] = ("plain",), augment: Augment = "none", track: Track = silent
+        self,
+        domain: Domain,
+        *,
+        views: tuple[View, ...] = ("plain",),
+        augment: Augment = "none",
+        cache_precision: Precision = "fp32",
+        track: Track = silent,
     ) -> Inputs:
         """What the method's batches of a domain are drawn from: cached features, or the images themselves.
 
@@ -106,6 +113,7 @@ class Model:
             domain: Images, or vectors if that is what the model was made for.
             views: The views to cache, where features are cached.
             augment: The random views to train on, where they are not.
+            cache_precision: How exactly features are cached.
             track: Shows the progress of the extraction.
         """
         self.check(domain)
@@ -113,19 +121,17 @@ class Model:
             return ArrayInputs(np.asarray(domain.items, dtype=np.float32)[None])
         if self.frozen is None:
             return ImageInputs(domain, self.setup.preprocess, augment)
-        key = f"{self.setup.backbone} {weights_fingerprint(self.frozen)} {self.method.net.level} {self.setup.tune}"
-        return ArrayInputs(
-            features(
-                self.frozen,
-                domain,
-                self.setup.preprocess,
-                key=key,
-                views=views,
-                bf16=self.setup.bf16,
-                device=self.device,
-                track=track,
-            )
+        content = Content(
+            backbone=self.setup.backbone or "",
+            weights=weights_fingerprint(self.frozen),
+            level=self.method.net.level,
+            tune=self.setup.tune,
+            preprocess=self.setup.preprocess,
+            views=views,
+            bf16=self.setup.bf16,
+            precision=cache_precision,
         )
+        return features(self.frozen, domain, content, device=self.device, track=track)
 
     def check(self, domain: Domain) -> None:
         """Check, without computing anything, that the model can read a domain.

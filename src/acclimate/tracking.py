@@ -57,7 +57,7 @@ def tracking(name: TrackerName, out: Path, identity: str, settings: Mapping[str,
             from torch.utils.tensorboard import SummaryWriter
 
             # What was logged behind the checkpoint is logged again.
-            writer: Any = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)  # type: ignore[no-untyped-call]
+            writer: Any = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
             with writer:
                 writer.add_text("settings", "".join(f"    {key}: {value}\n" for key, value in shown.items()))
                 yield _TensorBoard(writer)

@@ -238,8 +238,7 @@ def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
     for p in trainable:
         groups.setdefault((id(p) in slow, id(p) in plain), []).append(p)
     settings = [
-        {"params": parameters, "multiplier": recipe.backbone_lr if is_slow else 1.0}
-        | _momentum(recipe, is_plain)
+        {"params": parameters, "multiplier": recipe.backbone_lr if is_slow else 1.0} | _momentum(recipe, is_plain)
         for (is_slow, is_plain), parameters in groups.items()
     ] or [{"params": [], "multiplier": 1.0}]  # torch refuses an optimiser of no parameters, as closed forms have
     if recipe.optimizer == "adam":

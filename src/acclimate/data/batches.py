@@ -63,6 +63,30 @@ class ArrayInputs:
         return torch.from_numpy(np.ascontiguousarray(self.views[view, index], dtype=np.float32))
 
 
+class RowInputs:
+    """Inputs that are rows of a larger array, which several domains may share: the cache of frozen features.
+
+    Args:
+        rows: (R, V, ...) float32, float16, or int16 for the bits of bfloat16, which NumPy lacks. In memory or
+            memory-mapped. V are the cached views; training draws one a sample, evaluation uses the first.
+        positions: (N,) the row of each sample.
+    """
+
+    def __init__(self, rows: npt.NDArray[np.generic], positions: Indices) -> None:
+        self.rows = np.asarray(rows)  # indexing a memmap itself takes longer
+        self.positions = positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
+        """The features at `index`, (B, ...) float32."""
+        several = rng is not None and self.rows.shape[1] > 1
+        view = rng.integers(self.rows.shape[1], size=len(index)) if rng is not None and several else 0
+        x = torch.from_numpy(self.rows[self.positions[index], view])
+        return (x.view(torch.bfloat16) if x.dtype == torch.int16 else x).float()
+
+
 def draw(n: int, batch_size: int, step: int, seed: tuple[int, ...]) -> Indices:
     """The positions of batch number `step` in an endless shuffled stream over `n` samples, (batch_size,) int64.
 

@@ -1,10 +1,21 @@
-"""Where results that can be computed again are kept between runs."""
+"""Where results that can be computed again are kept between runs, and how processes share it."""
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
+
+PATIENCE = 3.0  # seconds of waiting before it is mentioned
+POLL = 0.1
+
+log = logging.getLogger("acclimate")
 
 
 def cache_folder() -> Path:
@@ -29,3 +40,61 @@ def write_whole(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Whether this thread has the file to itself, which is made if need be; the system frees it when a process ends.
+
+    Args:
+        path: The file. It may be deleted by whoever has it.
+        wait: Wait until it is free, and say so after some seconds; otherwise the answer may be False.
+
+    Raises:
+        OSError: The file cannot be made or locked.
+    """
+    mention = time.monotonic() + PATIENCE
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            free = _lock(file)
+            if free and _is_still(file, path):
+                yield True
+                return
+            if not free and not wait:
+                yield False
+                return
+        if not free:
+            if time.monotonic() > mention:
+                log.warning("Waiting for another process that works in %s.", path.parent)
+                mention = float("inf")
+            time.sleep(POLL)
+
+
+def _is_still(file: IO[bytes], path: Path) -> bool:
+    """Whether the path leads to the open file, which its last owner may have deleted."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: IO[bytes]) -> bool:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except PermissionError:
+            return False
+        return True
+
+else:
+    import fcntl
+
+    def _lock(file: IO[bytes]) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

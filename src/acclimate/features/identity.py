@@ -1,0 +1,88 @@
+"""What an image is known by in the cache, so that a change of one is noticed and a copy of the list is not."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from acclimate.data.batches import Indices
+from acclimate.data.domains import Domain
+from acclimate.errors import OptionError
+
+Identities: TypeAlias = npt.NDArray[np.bytes_]
+
+IDENTITY = np.dtype("S16")
+
+
+def identities(domain: Domain) -> Identities:
+    """What identifies each image of a domain, (N,).
+
+    A file is known by its resolved path, its size and its time of change, so that nothing is read; with
+    ACCLIMATE_CACHE_BY=content by its bytes, wherever it lies. An image in an array is known by its bytes.
+
+    Raises:
+        OptionError: The environment variable has another value.
+    """
+    by = _by()
+    if not isinstance(domain.items, tuple):
+        form = f"{domain.items.dtype.str} {domain.items.shape[1:]}".encode()
+        digests: Iterable[bytes] = (_digest(form, np.ascontiguousarray(item)) for item in domain.items)
+    elif by == "content":
+        digests = map(_file_content, domain.items)
+    else:
+        digests = map(file_identity, _resolved(domain.items))
+    return np.frombuffer(b"".join(digests), IDENTITY)
+
+
+def file_identity(path: str) -> bytes:
+    """What identifies a file, by its resolved path, without reading it."""
+    try:
+        status = os.stat(path)  # noqa: PTH116 (a Path takes longer)
+        state = f"{status.st_size} {status.st_mtime_ns}"
+    except OSError:
+        state = "gone"
+    return _digest(b"file", os.fsencode(path), b"\0", state.encode())
+
+
+def file_paths(domain: Domain, positions: Indices) -> list[str | None]:
+    """The resolved paths of the images at `positions`; None for those that are not known by their path."""
+    if isinstance(domain.items, tuple) and _by() == "time":
+        return [*_resolved(domain.items[i] for i in positions.tolist())]
+    return [None] * len(positions)
+
+
+def _by() -> str:
+    by = os.environ.get("ACCLIMATE_CACHE_BY") or "time"
+    if by not in ("time", "content"):
+        raise OptionError(f"ACCLIMATE_CACHE_BY must be time or content, not {by!r}.")
+    return by
+
+
+def _file_content(path: Path) -> bytes:
+    try:
+        return _digest(b"content", path.read_bytes())
+    except OSError:  # decoding will say why
+        return _digest(b"gone", os.fsencode(path))
+
+
+def _digest(*parts: Any) -> bytes:
+    digest = hashlib.blake2b(digest_size=IDENTITY.itemsize)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def _resolved(paths: Iterable[Path]) -> Iterator[str]:
+    """The real paths: each folder is resolved once, and a file only if it is a link itself."""
+    resolve = cache(os.path.realpath)
+    for path in paths:
+        folder, name = os.path.split(path)
+        place = os.path.join(resolve(folder), name)  # noqa: PTH118 (a Path takes longer)
+        yield os.path.realpath(place) if os.path.islink(place) else place  # noqa: PTH114
