@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import torch
 
-from tiny import acclimate, pictures, refused, succeeds, vectors
+from acclimate import methods
+from tiny import acclimate, network, pictures, refused, samples_for, succeeds, vectors
 
 SMALL_NET = ("--backbone", "lenet", "--batch-size", "4", "--steps", "1", "--bottleneck", "4")
 
@@ -548,3 +549,26 @@ def test_the_installed_command_answers_the_same(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "Error: There is no method 'wemnt'; did you mean wemnet?\n"
+
+
+# --- tiny domains --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", methods.names())
+def test_domains_of_five_items_are_enough(method: str, tmp_path: Path) -> None:
+    """The third class has one item, and a batch is larger than a domain."""
+    source, target = (
+        samples_for(method, tmp_path / "s.npz", n=5),
+        samples_for(method, tmp_path / "t.npz", n=5, shift=0.5),
+    )
+    how = (*network(method), "--bottleneck", "8", "--batch-size", "6", "--steps", "20")
+    succeeds("fit", "--source", source, "--target", target, "--method", method, *how, "--out", tmp_path / "run")
+    assert len((tmp_path / "run" / "predictions.csv").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("method", [name for name in methods.names() if methods.load(name).needs != "vector"])
+def test_a_method_that_needs_more_than_vectors_says_what_to_change(method: str, tmp_path: Path) -> None:
+    source, target = vectors(tmp_path / "s.npz"), vectors(tmp_path / "t.npz", shift=0.5)
+    sentence = refused("fit", "--source", source, "--target", target, "--method", method, "--out", tmp_path / "run")
+    assert f"The method {method} needs" in sentence
+    assert "give it images, or choose another --method." in sentence

@@ -248,7 +248,7 @@ def test_a_failure_is_recorded_and_the_rest_goes_on(grid: Path, tmp_path: Path) 
     out = tmp_path / "out"
     result = acclimate("bench", bad, "--out", out, "-q")
     assert result.exit_code == 2
-    reason = "The method tada needs maps, and cannot work on feature vectors"
+    reason = "The method tada needs maps, not feature vectors: give it images, or choose another --method"
     assert result.stderr == (
         f"Error: 2 of 6 runs failed, the first of them TADA on S-T with seed 0 ({reason}); "
         f"{out / 'records.jsonl'} names them all.\n"

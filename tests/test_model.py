@@ -215,7 +215,7 @@ def test_a_missing_entry(stranger: Path, name: str) -> None:
         ({"options": {"trade_off": "much"}}, "The option trade_off of wemnet takes a number, not 'much'"),
         ({"classes": ["a", "b"]}, "the weights do not fit model.json"),
         ({"vector": 7}, "the weights do not fit model.json"),
-        ({"vector": None}, "The method wemnet needs vectors, and cannot work on feature vectors"),
+        ({"vector": None}, "It has neither a backbone nor a length of its vectors"),
         ({"bottleneck": None}, "the weights do not fit model.json"),
         ({"method": "source_only", "options": {}}, "the weights do not fit model.json"),
     ],

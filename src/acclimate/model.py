@@ -203,8 +203,12 @@ class Model:
 def _divide(setup: Setup, backbone: Backbone | None, needs: Level, *, method: str) -> tuple[nn.Module | None, Network]:
     """The frozen part of a backbone, and the network that a method trains on its output."""
     if backbone is None:
-        if needs != "vector" or setup.vector is None:
-            raise OptionError(f"The method {method} needs {needs}s, and cannot work on feature vectors.")
+        if setup.vector is None:
+            raise OptionError("It has neither a backbone nor a length of its vectors.")
+        if needs != "vector":
+            raise OptionError(
+                f"The method {method} needs {needs}s, not feature vectors: give it images, or choose another --method."
+            )
         return None, Network(nn.Identity(), nn.Identity(), setup.vector, bottleneck=setup.bottleneck, level="vector")
     if needs == "image" and setup.tune != "all":
         raise OptionError(f"The method {method} needs the images themselves: use --tune all.")
