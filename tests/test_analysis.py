@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -323,3 +324,33 @@ def test_wemnet_s_masks_are_those_it_uses() -> None:
 def test_wilson_s_interval(correct: int, n: int, low: float, high: float) -> None:
     """The last row is the example of Newcombe, Statistics in Medicine 1998."""
     assert analysis.interval(correct, n) == pytest.approx((low, high), abs=1e-4)
+
+
+def test_masks_survive_their_packing_and_say_how_many_how_stable_and_how_alike() -> None:
+    class_masks = torch.tensor([[1, 1, 0, 0, 0, 0, 0, 0, 0], [0, 1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0, 0, 1]])
+    moved = class_masks.clone()
+    moved[0] = torch.tensor([1, 0, 0, 0, 0, 0, 0, 0, 0])
+    domain = torch.tensor([[1, 0, 0, 1, 0, 0, 0, 0, 0]])
+    lines = [
+        {"step": 1, "loss": 0.5, "masks": analysis.pack_masks({"class": class_masks.bool(), "domain": domain.bool()})},
+        {"step": 2, "loss": 0.4, "masks": analysis.pack_masks({"class": moved.bool(), "domain": (1 - domain).bool()})},
+    ]
+    first, second = analysis.mask_figures(json.loads(json.dumps(lines)))
+    assert first == pytest.approx(
+        {
+            "step": 1,
+            "loss": 0.5,
+            "class mask: channels, %": 100 * 5 / 27,
+            "class masks: shared, %": 100 * (1 / 3) / 3,  # channel 1 of 0, 1 and 2 in the first of three pairs
+            "domain mask: channels, %": 100 * 2 / 9,
+        }
+    )
+    assert second["class mask: kept, %"] == pytest.approx(100 * (1 / 2 + 1 + 1) / 3)
+    assert second["class masks: shared, %"] == 0
+    assert second["domain mask: kept, %"] == 0
+    assert analysis.mask_figures([{"step": 1, "loss": 0.5}]) == [{"step": 1, "loss": 0.5}]
+
+
+def test_equal_and_empty_masks_are_kept_whole() -> None:
+    packed = {"step": 1, "masks": analysis.pack_masks({"domain": torch.zeros(1, 5, dtype=torch.bool)})}
+    assert analysis.mask_figures([packed, packed])[1]["domain mask: kept, %"] == 100

@@ -23,6 +23,7 @@ import torchvision
 
 import acclimate
 from acclimate import methods
+from acclimate.analysis import pack_masks
 from acclimate.data.batches import Inputs, Pair
 from acclimate.data.domains import Domain, LabelledDomain, check_pair, read_source, read_target
 from acclimate.data.images import Augment, View, without_broken
@@ -386,8 +387,9 @@ def _train(
             meter.update(progress.step, progress.terms)
             last = progress.step == recipe.steps
             if progress.step % every == 0 or last:
-                values = {"lr": progress.lr, **progress.values(), **model.method.diagnostics()}
-                log.append(progress.step, {"stage": progress.stage, **values})
+                values = {"lr": progress.lr, **progress.values()}
+                marked = pack_masks(model.method.masks())
+                log.append(progress.step, {"stage": progress.stage, **values, **({"masks": marked} if marked else {})})
                 tracker.log(progress.step, values)
             if last or time.monotonic() - saved >= settings.checkpoint_seconds:
                 progress.checkpoint().save(folder.checkpoint_file)
@@ -535,7 +537,7 @@ def _environment_json(device: torch.device) -> dict[str, Any]:
 def _terms_summary(log: MetricsLog) -> dict[str, dict[str, float]]:
     """First, last and mean value of each term over the logged steps."""
     rows = log.read()
-    names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "stage", "lr"))
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "stage", "lr", "masks"))
     values = {name: [row[name] for row in rows if name in row] for name in names}
     return {name: {"first": v[0], "last": v[-1], "mean": float(np.mean(v))} for name, v in values.items()}
 

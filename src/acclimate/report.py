@@ -62,7 +62,7 @@ def write(run: Path, out: Path | None = None, *, track: Track = silent) -> Repor
         per_class=_per_class(finished),
         confusion=_confusion(finished),
         confusions=_confusions(finished),
-        curves=_curves(finished.metrics),
+        curves=_curves(analysis.mask_figures(finished.metrics)),
         domain_error=finished.record["domain_error"],
         **exhibits(finished, data, left_out, track),
         made=_made(finished),

@@ -739,18 +739,3 @@ def test_its_terms_are_float32_on_an_unchanged_network(w_d: Any) -> None:
         assert term.dtype == torch.float32
         assert term.isfinite()
     assert method.predict(t.x).shape == (6, K)
-
-
-def test_diagnostics_count_channels_and_what_classes_share() -> None:
-    method = build()
-    with torch.no_grad():
-        method.classifier.weight.copy_(9 * torch.eye(8)[torch.tensor([[0, 1], [1, 2], [3, 4]])].sum(1))
-        method.critic.layers[0].weight.copy_(9 * torch.eye(8)[:1])
-    assert method.diagnostics() == pytest.approx(
-        {
-            "domain_mask_share": 1 / 8,
-            "class_mask_share": 2 / 8,
-            "class_mask_overlap": (1 / 3 + 0 + 0) / 3,  # channel 1 of channels 0, 1 and 2 for the first pair
-        }
-    )
-    assert build(dim=False, sem=False).diagnostics() == {}

@@ -131,10 +131,6 @@ class Method(nn.Module, ABC):
         """Where the method looks in a batch: weights (B, H, W) over the regions of the map, by name."""
         return {}
 
-    def diagnostics(self) -> dict[str, float]:
-        """What is worth following in training besides the terms, by name."""
-        return {}
-
     def masks(self) -> dict[str, Tensor]:
         """Which channels of the feature the method has marked: bool (1, d), or (K, d) by class, by name."""
         return {}

@@ -171,22 +171,6 @@ class WEMNet(Method):
             masks["class"] = self.class_masks().bool()
         return masks
 
-    def diagnostics(self) -> dict[str, float]:
-        """The share of the channels in M_d and, on average, in a class's M_c, and how much two classes' masks share.
-
-        The last is the mean over pairs of classes of the intersection over the union.
-        """
-        found = {}
-        for name, mask in self.masks().items():
-            found[f"{name}_mask_share"] = float(mask.float().mean())
-        if self.sem is not None:
-            M = self.class_masks()  # (K, d)
-            both = M @ M.T  # (K, K)
-            either = M.sum(1, keepdim=True) + M.sum(1) - both
-            pairs = torch.triu(torch.ones_like(both), 1).bool()
-            found["class_mask_overlap"] = float((both / either.clamp(min=1))[pairs].mean())
-        return found
-
     def ignore_domain(self, f: Tensor) -> Tensor:
         """DIM: f_hat_d (B, d), the feature f without what its domain channels hold."""
         return f if self.dim is None else f - self.dim(f, self.domain_mask())
