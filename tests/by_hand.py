@@ -25,12 +25,16 @@ def layer(P: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
     return x @ P[f"{name}.weight"].T + P[f"{name}.bias"]
 
 
+def batch_norm(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    mean = u.sum(0) / len(u)
+    variance = ((u - mean) ** 2).sum(0) / len(u)
+    return (u - mean) / (variance + 1e-5).sqrt() * weight + bias
+
+
 def features(P: dict[str, Tensor], x: Tensor) -> Tensor:
     """The bottleneck's features of one batch in training mode: Linear, BatchNorm, ReLU."""
     u = layer(P, "net.bottleneck.0", layer(P, "net.encoder", x))
-    mean = u.sum(0) / len(u)
-    variance = ((u - mean) ** 2).sum(0) / len(u)
-    u = (u - mean) / (variance + 1e-5).sqrt() * P["net.bottleneck.1.weight"] + P["net.bottleneck.1.bias"]
+    u = batch_norm(u, P["net.bottleneck.1.weight"], P["net.bottleneck.1.bias"])
     return u * (u > 0)
 
 

@@ -9,7 +9,6 @@ import signal
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, replace
 from multiprocessing import connection, get_context, parent_process
 from pathlib import Path
@@ -18,17 +17,12 @@ from typing import Any, NamedTuple
 import torch
 
 from acclimate import experiment
+from acclimate.data.cache_folder import locked
 from acclimate.errors import AcclimateError, OptionError, RunsFailedError
 from acclimate.experiment import Settings, Task
 from acclimate.grid import OF_A_RUN, Grid, Row, settings_of
 from acclimate.reporting import Screen, write_json, write_jsonl
 from acclimate.run_directory import WITHOUT_EFFECT
-
-try:
-    import fcntl
-except ImportError:  # not a Unix system: two benches in one folder are then the user's affair
-    fcntl = None  # type: ignore[assignment]
-
 
 # --- the runs ----------------------------------------------------------------------------------------------------
 
@@ -150,7 +144,7 @@ class _Maker:
     def make(self, wanted: Run, *, wait: bool) -> bool:
         """Make a run; False if another process is making it, unless that is waited for."""
         wanted.folder.mkdir(parents=True, exist_ok=True)
-        with _lock(wanted.folder / "lock", wait=wait) as mine:
+        with locked(wanted.folder / "lock", wait=wait) as mine:
             if mine:
                 try:
                     experiment.run(wanted.settings, self.tasks.of(wanted.settings), wanted.folder, self.screen)
@@ -171,19 +165,6 @@ def _fail(wanted: Run, sentence: str) -> None:
 def _sentence(error: Exception) -> str:
     lines = str(error).splitlines() or [""]
     return lines[0] if isinstance(error, AcclimateError) else f"{type(error).__name__}: {lines[0]}"
-
-
-@contextmanager
-def _lock(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Whether this process has the file to itself. The system gives it free when a process ends, however it ends."""
-    with path.open("w") as file:
-        try:
-            if fcntl is not None:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
 
 
 def _in_turn(runs: Iterable[Run], maker: _Maker) -> Iterator[Run]:

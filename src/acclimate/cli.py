@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +18,7 @@ from acclimate.errors import AcclimateError, DataError, OptionError
 if TYPE_CHECKING:
     from acclimate.features.upkeep import Freed
     from acclimate.reporting import Screen
+    from acclimate.tables import Sheet
 
 DATA_FORMS = (
     "a folder of class folders, an image list (.txt, a line each: path label), a CSV with the columns path and label, "
@@ -362,8 +363,7 @@ def bench(
             overrides={name: value for name, value in overrides.items() if value is not None},
         )
         records = benches.bench(made, out, screen, jobs=jobs, threads=threads, keep_models=keep_models)
-        for sheet in tables.sheets(records):
-            screen.show_table(sheet.title, sheet.headings, sheet.rows, " ".join(sheet.notes))
+        _show_sheets(tables.sheets(records), screen)
         screen.show_json(benches.summary(records, out))
         benches.check(records, out)
 
@@ -409,12 +409,16 @@ def table(
         if json:
             screen.show_json([tables.as_dict(sheet) for sheet in sheets])
         elif form == "terminal":
-            for sheet in sheets:
-                screen.show_table(sheet.title, sheet.headings, sheet.rows, " ".join(sheet.notes))
+            _show_sheets(sheets, screen)
         else:
             typer.echo(tables.FORMATS[form](sheets), nl=False)
 
     _run(work, json=json, quiet=False, debug=debug)
+
+
+def _show_sheets(sheets: Iterable[Sheet], screen: Screen) -> None:
+    for sheet in sheets:
+        screen.show_table(sheet.title, sheet.headings, sheet.rows, " ".join(sheet.notes))
 
 
 def _listed(text: str | None) -> list[str]:

@@ -143,10 +143,15 @@ class MovingCentroids(nn.Module):
         return C_s, C_t
 
     def _moved(self, old: Tensor, f: Tensor, y: Tensor) -> Tensor:
-        members = F.one_hot(y, len(old)).to(f.dtype)  # (B, K)
-        count = members.sum(0).unsqueeze(1)  # (K, 1)
-        current = members.T @ f / count.clamp(min=1)  # (K, d)
-        return torch.where(count > 0, self.theta * old + (1 - self.theta) * current, old)
+        current, present = class_means(f, y, len(old))  # (K, d), (K, 1)
+        return torch.where(present, self.theta * old + (1 - self.theta) * current, old)
+
+
+def class_means(f: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """The mean (K, d) of the features f (N, d) of each class in y (N,), and whether there are any (K, 1)."""
+    members = F.one_hot(y, num_classes).to(f.dtype)  # (N, K)
+    count = members.sum(0).unsqueeze(1)  # (K, 1)
+    return members.T @ f / count.clamp(min=1), count > 0
 
 
 class Fitted(nn.Module):

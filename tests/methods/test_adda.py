@@ -21,6 +21,7 @@ from acclimate.layers import Critic
 from acclimate.methods.adda import ADDA
 from acclimate.methods.base import Stage
 from acclimate.training import Checkpoint, Recipe, train
+from by_hand import copies, layer
 
 K, N, B = 3, 24, 8
 CRITICS: list[Critic] = ["mlp", "linear"]
@@ -56,10 +57,6 @@ def in_adapt_stage(method: ADDA) -> Stage:
 
 
 # The reference
-
-
-def layer(P: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return x @ P[f"{name}.weight"].T + P[f"{name}.bias"]
 
 
 def moments(u: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,10 +106,6 @@ def critic_loss(P: dict[str, Tensor], f_s: Tensor, f_t: Tensor) -> Tensor:
 def mapping_loss(P: dict[str, Tensor], f_s: Tensor, f_t: Tensor, mapping: str, ramp: float) -> Tensor:
     _, D_t = source_probability(P, f_s, f_t)
     return -D_t.log().sum() / len(D_t) if mapping == "inverted" else ramp * (1 - D_t).log().sum() / len(D_t)
-
-
-def copies(method: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone().requires_grad_() for name, p in method.named_parameters()}
 
 
 def of(P: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ from acclimate.features.network import Network
 from acclimate.methods.adr import ADR, absolute_difference, symmetric_kl
 from acclimate.methods.base import Objective
 from acclimate.training import Recipe, train
+from by_hand import batch_norm, copies, features, layer
 
 K, N, B, DROPOUT = 3, 24, 8, 0.4
 VARIANTS: list[dict[str, Any]] = [{}, {"joint_batchnorm": True}, {"divergence": "l1"}]
@@ -39,22 +40,6 @@ def batch(B_s: int = 8, B_t: int = 6) -> tuple[Labelled, Unlabelled]:
 
 
 # The reference
-
-
-def batch_norm(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    mean = u.sum(0) / len(u)
-    variance = ((u - mean) ** 2).sum(0) / len(u)
-    return (u - mean) / (variance + 1e-5).sqrt() * weight + bias
-
-
-def layer(P: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return x @ P[f"{name}.weight"].T + P[f"{name}.bias"]
-
-
-def features(P: dict[str, Tensor], x: Tensor) -> Tensor:
-    u = layer(P, "net.bottleneck.0", layer(P, "net.encoder", x))
-    u = batch_norm(u, P["net.bottleneck.1.weight"], P["net.bottleneck.1.bias"])
-    return u * (u > 0)
 
 
 def head(P: dict[str, Tensor], name: str, f: Tensor) -> Tensor:
@@ -112,10 +97,6 @@ def step_3(P: dict[str, Tensor], s: Labelled, t: Unlabelled, options: dict[str, 
     f = features(P, t.x)
     p = head(P, "critic", torch.cat([f, f]))
     return divergence(p[: len(f)], p[len(f) :], options)
-
-
-def copies(method: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone().requires_grad_() for name, p in method.named_parameters()}
 
 
 def objectives(method: ADR, s: Labelled, t: Unlabelled) -> list[Objective]:

@@ -16,6 +16,7 @@ from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.features.network import Network
 from acclimate.methods.cdan import CDAN
 from acclimate.training import Recipe, train
+from by_hand import batch_norm, copies, features, gradients, layer
 
 K, D, N, B = 3, 4, 24, 8
 RAMP = 2 / (1 + math.exp(-10 * 0.13)) - 1
@@ -46,22 +47,6 @@ def batch(B_s: int = 8, B_t: int = 6) -> tuple[Labelled, Unlabelled]:
 
 
 # The reference
-
-
-def batch_norm(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    mean = u.sum(0) / len(u)
-    variance = ((u - mean) ** 2).sum(0) / len(u)
-    return (u - mean) / (variance + 1e-5).sqrt() * weight + bias
-
-
-def layer(P: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return x @ P[f"{name}.weight"].T + P[f"{name}.bias"]
-
-
-def features(P: dict[str, Tensor], x: Tensor) -> Tensor:
-    u = layer(P, "net.bottleneck.0", layer(P, "net.encoder", x))
-    u = batch_norm(u, P["net.bottleneck.1.weight"], P["net.bottleneck.1.bias"])
-    return u * (u > 0)
 
 
 def joined(f: Tensor, g: Tensor, R: dict[str, Tensor]) -> Tensor:
@@ -106,18 +91,8 @@ def terms_by_hand(
     return classification, domain
 
 
-def copies(method: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone().requires_grad_() for name, p in method.named_parameters()}
-
-
 def matrices(method: CDAN) -> dict[str, Tensor]:
     return {name: R.clone() for name, R in method.named_buffers(recurse=False)}
-
-
-def gradients(term: Tensor, of: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The gradient by name; zeros where there is none."""
-    found = torch.autograd.grad(term, list(of.values()), retain_graph=True, allow_unused=True)
-    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(of.items(), found, strict=True)}
 
 
 # The terms

@@ -17,6 +17,7 @@ from acclimate.features.network import Network
 from acclimate.layers import Critic
 from acclimate.methods.dann import DANN
 from acclimate.training import Recipe, train
+from by_hand import batch_norm, copies, gradients, layer
 
 K, N, B = 3, 24, 8
 CRITICS: list[Critic] = ["mlp", "linear"]
@@ -41,16 +42,6 @@ def batch(B_s: int = 8, B_t: int = 6) -> tuple[Labelled, Unlabelled]:
 # The reference
 
 
-def batch_norm(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    mean = u.sum(0) / len(u)
-    variance = ((u - mean) ** 2).sum(0) / len(u)
-    return (u - mean) / (variance + 1e-5).sqrt() * weight + bias
-
-
-def layer(P: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return x @ P[f"{name}.weight"].T + P[f"{name}.bias"]
-
-
 def terms_by_hand(P: dict[str, Tensor], x_s: Tensor, y_s: Tensor, x_t: Tensor) -> tuple[Tensor, Tensor]:
     """L_C and L_D as both players see them; nothing is reversed."""
     n_s, n_t = len(x_s), len(x_t)
@@ -72,16 +63,6 @@ def terms_by_hand(P: dict[str, Tensor], x_s: Tensor, y_s: Tensor, x_t: Tensor) -
     probability = 1 / (1 + torch.exp(-d))  # of the source
     domain = -0.5 * (probability[:n_s].log().sum() / n_s + (1 - probability[n_s:]).log().sum() / n_t)
     return classification, domain
-
-
-def copies(method: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone().requires_grad_() for name, p in method.named_parameters()}
-
-
-def gradients(term: Tensor, of: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The gradient by name; zeros where there is none."""
-    found = torch.autograd.grad(term, list(of.values()), retain_graph=True, allow_unused=True)
-    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(of.items(), found, strict=True)}
 
 
 # The terms

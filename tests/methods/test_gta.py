@@ -18,6 +18,7 @@ from acclimate.estimator import AdaptiveClassifier
 from acclimate.features.network import Network
 from acclimate.methods.gta import GTA
 from acclimate.training import Recipe, train
+from by_hand import copies
 
 K, N, B, S, NOISE, SIDE = 3, 12, 6, 16, 5, 8
 PLAYERS = ("critic", "generator", "classifier", "net")
@@ -127,10 +128,6 @@ def objective_by_hand(
             "adversarial": b * bce(d_t, 1),
         },
     }[player]
-
-
-def copies(method: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone().requires_grad_() for name, p in method.named_parameters()}
 
 
 def of(player: str, P: dict[str, Tensor]) -> dict[str, Tensor]:

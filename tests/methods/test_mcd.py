@@ -18,6 +18,7 @@ from acclimate.features.network import Network
 from acclimate.methods.base import Objective
 from acclimate.methods.mcd import MCD, discrepancy
 from acclimate.training import Recipe, train
+from by_hand import batch_norm, copies, features, layer, softmax
 
 K, N, B = 3, 24, 8
 
@@ -44,22 +45,6 @@ def pair() -> Pair:
 # The reference
 
 
-def batch_norm(u: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    mean = u.sum(0) / len(u)
-    variance = ((u - mean) ** 2).sum(0) / len(u)
-    return (u - mean) / (variance + 1e-5).sqrt() * weight + bias
-
-
-def layer(P: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return x @ P[f"{name}.weight"].T + P[f"{name}.bias"]
-
-
-def features(P: dict[str, Tensor], x: Tensor) -> Tensor:
-    u = layer(P, "net.bottleneck.0", layer(P, "net.encoder", x))
-    u = batch_norm(u, P["net.bottleneck.1.weight"], P["net.bottleneck.1.bias"])
-    return u * (u > 0)
-
-
 def head(P: dict[str, Tensor], number: int, f: Tensor, dropout: float = 0.0) -> Tensor:
     """Two hidden layers: Dropout-Linear-BatchNorm-ReLU are entries 0 to 3 and 4 to 7, the last linear layer is 8."""
     name = f"heads.{number}.layers"
@@ -70,10 +55,6 @@ def head(P: dict[str, Tensor], number: int, f: Tensor, dropout: float = 0.0) -> 
         f = batch_norm(f, P[f"{name}.{i + 2}.weight"], P[f"{name}.{i + 2}.bias"])
         f = f * (f > 0)
     return layer(P, f"{name}.8", f)
-
-
-def softmax(z: Tensor) -> Tensor:
-    return z.exp() / z.exp().sum(1, keepdim=True)
 
 
 def terms_by_hand(
@@ -88,10 +69,6 @@ def terms_by_hand(
         terms["classification"] = -sum(q[i, y_s[i]].log() for q in p for i in range(n_s)) / n_s
         terms["balance"] = -sum(torch.log(q[n_s:, k].mean() + 1e-6) for q in p for k in range(K)) / K
     return terms
-
-
-def copies(method: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone().requires_grad_() for name, p in method.named_parameters()}
 
 
 def objectives(method: MCD, s: Labelled, t: Unlabelled) -> list[Objective]:

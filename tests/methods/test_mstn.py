@@ -18,6 +18,7 @@ from acclimate.losses import Reduction
 from acclimate.methods.dann import DANN
 from acclimate.methods.mstn import MSTN
 from acclimate.training import Recipe, train
+from by_hand import copies, gradients
 
 K, D = 4, 5
 CRITICS: list[Critic] = ["mlp", "linear"]
@@ -95,16 +96,6 @@ def centroids_by_hand(
         return torch.stack(rows)
 
     return moved(old[0], f_s, s.y), moved(old[1], f_t, y_t)
-
-
-def copies(method: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone().requires_grad_() for name, p in method.named_parameters()}
-
-
-def gradients(term: Tensor, of: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The gradient by name; zeros where there is none."""
-    found = torch.autograd.grad(term, list(of.values()), retain_graph=True, allow_unused=True)
-    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(of.items(), found, strict=True)}
 
 
 # The semantic loss

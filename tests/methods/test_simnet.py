@@ -19,6 +19,7 @@ from acclimate.features.network import Network
 from acclimate.layers import Critic
 from acclimate.methods.simnet import SimNet, orthogonality
 from acclimate.training import Checkpoint, Recipe, train
+from by_hand import copies, gradients, layer
 
 K, D_F, N, B = 3, 4, 24, 8
 CRITICS: list[Critic] = ["mlp", "linear"]
@@ -48,10 +49,6 @@ def batch(y: Tensor | None = None) -> tuple[Labelled, Unlabelled]:
 
 
 # The reference
-
-
-def layer(P: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
-    return x @ P[f"{name}.weight"].T + P[f"{name}.bias"]
 
 
 def norm(P: dict[str, Tensor], name: str, u: Tensor) -> Tensor:
@@ -103,15 +100,6 @@ def terms_by_hand(
     D = 1 / (1 + torch.exp(-d))
     disc = -0.5 * (D[:n_s].log().sum() / n_s + (1 - D[n_s:]).log().sum() / len(x_t))
     return classification, R, disc, mu
-
-
-def copies(method: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone().requires_grad_() for name, p in method.named_parameters()}
-
-
-def gradients(term: Tensor, of: dict[str, Tensor]) -> dict[str, Tensor]:
-    found = torch.autograd.grad(term, list(of.values()), retain_graph=True, allow_unused=True)
-    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(of.items(), found, strict=True)}
 
 
 # The terms

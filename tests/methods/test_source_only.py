@@ -13,6 +13,7 @@ from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.features.network import Network
 from acclimate.methods.source_only import SourceOnly
 from acclimate.training import Recipe, train
+from by_hand import copies
 
 K, N, B = 3, 24, 8
 
@@ -50,10 +51,6 @@ def cross_entropy_by_hand(P: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
     z = f @ P["classifier.weight"].T + P["classifier.bias"]
     p = z.exp() / z.exp().sum(1, keepdim=True)
     return -torch.stack([p[i, y[i]].log() for i in range(len(y))]).sum() / len(y)
-
-
-def copies(method: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone().requires_grad_() for name, p in method.named_parameters()}
 
 
 def test_the_loss_and_its_gradients_are_those_of_the_equation() -> None:

@@ -19,6 +19,7 @@ from acclimate.methods.base import Objective
 from acclimate.methods.dann import DANN
 from acclimate.methods.wemnet import WEMNet
 from acclimate.training import Recipe, train
+from by_hand import softmax
 
 K, D, HIDDEN = 3, 8, 7
 READINGS = ["linear", "mlp_first", "mlp_product", "mlp_product_bn", "mlp_penultimate"]
@@ -105,10 +106,6 @@ def batch_norm(P: Parameters, name: str, u: Tensor) -> Tensor:
     mean = u.sum(0) / len(u)
     variance = ((u - mean) ** 2).sum(0) / len(u)
     return (u - mean) / (variance + 1e-5).sqrt() * P[f"{name}.weight"] + P[f"{name}.bias"]
-
-
-def softmax(z: Tensor) -> Tensor:
-    return z.exp() / z.exp().sum(1, keepdim=True)
 
 
 def features(P: Parameters, x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.features.network import Network
-from acclimate.layers import Critic, Discriminator, reverse
+from acclimate.layers import Critic, Discriminator, class_means, reverse
 from acclimate.losses import domain_loss
 from acclimate.methods.base import Method, Objective, Stage, over_all
 
@@ -124,13 +124,6 @@ class SimNet(Method):
     def _similarity(self, f: Tensor, P: Tensor) -> Tensor:
         h: Tensor = self.U(f) @ self.V(P).T
         return h
-
-
-def class_means(g: Tensor, y: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """The mean (K, d) of the features g (N, d) of each class, and whether there are any (K, 1)."""
-    members = F.one_hot(y, num_classes).to(g.dtype)  # (N, K)
-    count = members.sum(0).unsqueeze(1)  # (K, 1)
-    return members.T @ g / count.clamp(min=1), count > 0
 
 
 def orthogonality(P: Tensor) -> Tensor:
