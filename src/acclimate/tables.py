@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import stdtrit
 
 from acclimate import methods, papers
 from acclimate.errors import DataError, OptionError
@@ -28,12 +29,6 @@ METRICS = {
     "accuracy": "accuracy over all images in %",
     "mean_per_class": "mean of the classes' accuracies in %",
 }
-# Student's t, the quantiles at 0.975 for 1 to 30 degrees of freedom
-T_975 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 
 
 # --- what is shown -----------------------------------------------------------------------------------------------
@@ -140,11 +135,8 @@ def difference(a: Figures, b: Figures) -> Difference | None:
 
 
 def t_975(degrees: int) -> float:
-    """Student's t at 0.975, with three decimals; beyond 30 degrees of freedom by its expansion in them."""
-    if degrees <= len(T_975):
-        return T_975[degrees - 1]
-    z = 1.959964
-    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    """Student's t at 0.975, with three decimals."""
+    return round(float(stdtrit(degrees, 0.975)), 3)
 
 
 # --- the records -------------------------------------------------------------------------------------------------
