@@ -18,6 +18,7 @@ import pytest
 from acclimate import bench as benches
 from acclimate import experiment, methods, papers
 from acclimate.bench import Run, Tasks, plan
+from acclimate.data.cache_folder import locked
 from acclimate.errors import DataError, OptionError
 from acclimate.experiment import Settings
 from acclimate.grid import Grid, Row, grid_of, settings_of
@@ -330,7 +331,7 @@ def test_a_run_that_another_process_makes_is_not_started_twice(grid: Path, tmp_p
     (first, *_) = plan(grid_of(str(grid)), tmp_path, Tasks(QUIET))
     maker = benches._Maker(Tasks(QUIET), QUIET, keep_models=False)
     first.run.folder.mkdir(parents=True)
-    with benches._lock(first.run.folder / "lock", wait=False) as mine:
+    with locked(first.run.folder / "lock", wait=False) as mine:
         assert mine
         assert not maker.make(first.run, wait=False)
     assert not first.run.finished
