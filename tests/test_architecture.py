@@ -14,7 +14,7 @@ from acclimate import methods
 
 ROOT = Path(acclimate.__file__).parent
 ORDER = [
-    {"errors", "track", "__init__"},
+    {"errors", "memory", "track", "__init__"},
     {"papers"},
     {"data"},
     {"features"},

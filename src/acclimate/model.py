@@ -23,6 +23,7 @@ from acclimate.errors import AcclimateError, DataError, OptionError
 from acclimate.evaluation import Probabilities
 from acclimate.features.backbones import Backbone, fast_bf16, load_backbone, split_top, weights_fingerprint
 from acclimate.features.cache import features
+from acclimate.features.inference import folded
 from acclimate.features.network import Level, Network
 from acclimate.features.store import Content, Precision
 from acclimate.methods.base import evaluation_mode
@@ -131,7 +132,15 @@ class Model:
             bf16=self.setup.bf16,
             precision=cache_precision,
         )
-        return features(self.frozen, domain, content, device=self.device, track=track)
+        return features(self._extractor, domain, content, device=self.device, track=track)
+
+    def _extractor(self) -> nn.Module:
+        """The frozen part as it is fastest."""
+        assert self.frozen is not None
+        assert self.setup.preprocess is not None
+        channels, side = self.setup.preprocess.channels, self.setup.preprocess.size
+        x = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+        return folded(self.frozen, x.to(self.device))
 
     def check(self, domain: Domain) -> None:
         """Check, without computing anything, that the model can read a domain.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from acclimate.data.batches import Pair
 from acclimate.errors import DivergedError, OptionError
+from acclimate.memory import keep_freed_memory
 from acclimate.methods.base import Method, Objective, Stage
 
 TLL_CLOCK = 10_000
@@ -170,6 +171,7 @@ def train(method: Method, data: Pair, recipe: Recipe, resume: Checkpoint | None 
     Raises:
         DivergedError: A term or a gradient is not finite. The weights are those before the step that showed it.
     """
+    keep_freed_memory()
     method.train()
     optimizer = make_optimizer(method, recipe)
     done = 0

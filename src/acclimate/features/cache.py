@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -20,6 +21,7 @@ from acclimate.data.images import ImageInputs, in_view
 from acclimate.errors import DataError
 from acclimate.features.identity import Identities, file_paths, identities
 from acclimate.features.store import Array, Content, Precision, Store
+from acclimate.memory import keep_freed_memory
 from acclimate.track import Track, silent
 
 TORCH: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -30,7 +32,7 @@ log = logging.getLogger("acclimate")
 
 
 def features(
-    encode: nn.Module,
+    network: Callable[[], nn.Module],
     domain: Domain,
     content: Content,
     *,
@@ -45,11 +47,15 @@ def features(
     features are kept in memory; where a value is too large for the cache's precision, fp32 is taken instead. Both log
     a warning.
 
+    As many threads as PyTorch has work on a batch each, from the files to the features, and each of them alone: so
+    nothing waits within a batch, and the result does not depend on how many there are.
+
     Args:
-        encode: From images (B, C, H, W) to an array a sample (B, ...). It is put on `device` in evaluation mode.
+        network: Makes the network, from images (B, C, H, W) to an array a sample (B, ...). It is called only if there
+            is something to compute. What it returns is put on `device` in evaluation mode.
         domain: Image files or an array of images.
-        content: What `encode` is and how it is to be run.
-        device: Where `encode` runs.
+        content: What the network is and how it is to be run.
+        device: Where the network runs.
         batch_size: Images a forward pass; None is 8 on a CPU and 64 elsewhere. It may change the result's last bits,
             but what else is in a batch may not: each has this size, if need be with empty images.
         track: Reports the progress, in batches.
@@ -63,12 +69,10 @@ def features(
     """
     images = ImageInputs(domain, content.preprocess, memory=0)  # each image is read once
     wanted = identities(domain)
-    # On a CPU larger batches are slower: their activations are too large for the allocator to keep, so the system
-    # takes the memory back after each layer and zeroes it for the next.
-    size = batch_size or (8 if torch.device(device).type == "cpu" else 64)
+    size = batch_size or (8 if torch.device(device).type == "cpu" else 64)  # 8: a CPU's caches hold the activations
 
     def blocks(positions: Indices) -> Blocks:
-        return _blocks(encode, images, positions, content, torch.device(device), size, track)
+        return _blocks(network, images, positions, content, torch.device(device), size, track)
 
     store = Store(content.folder)
     try:
@@ -85,7 +89,7 @@ def features(
             store.refuse(content)
         log.warning("Some features are too large for %s, so they are cached as fp32.", content.precision)
         wider = replace(content, precision="fp32")
-        return features(encode, domain, wider, device=device, batch_size=batch_size, track=track)
+        return features(network, domain, wider, device=device, batch_size=batch_size, track=track)
 
 
 class _OverflowError(Exception):
@@ -140,7 +144,7 @@ def _array_for(n: int, block: Array, domain: Domain) -> Array:
 
 
 def _blocks(
-    encode: nn.Module,
+    network: Callable[[], nn.Module],
     images: ImageInputs,
     positions: Indices,
     content: Content,
@@ -149,16 +153,22 @@ def _blocks(
     track: Track,
 ) -> Blocks:
     """The features of batches of images: their positions (B,), and (B, V, ...) as it is kept on the disk."""
-    encode.to(device).eval()
-    parts = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
-    loaded = _one_ahead(lambda part: images.batch(part, None), parts)
-    for part, x in zip(parts, track(loaded, "Computing features", len(parts)), strict=True):
+    if not len(positions):
+        return
+    keep_freed_memory()
+    encode = network().to(device).eval()
+
+    def block(part: Indices) -> Array:
+        x = images.batch(part, None)
         # A batch always has the same size, because for another one a layer may add its products in another order.
         x = torch.cat([x, x.new_zeros(batch_size - len(x), *x.shape[1:])])
         x = x.to(device, memory_format=torch.channels_last)  # a third less time for convolutions on a CPU
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=content.bf16):
             f = torch.stack([encode(in_view(x, view)).float() for view in content.views], dim=1)  # (B, V, ...)
-        yield part, _on_disk(f[: len(part)].cpu().contiguous(), content.precision)
+        return _on_disk(f[: len(part)].cpu().contiguous(), content.precision)
+
+    parts = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
+    yield from zip(parts, track(_in_threads(block, parts), "Computing features", len(parts)), strict=True)
 
 
 def _on_disk(f: Tensor, precision: Precision) -> Array:
@@ -170,13 +180,18 @@ def _on_disk(f: Tensor, precision: Precision) -> Array:
     return array
 
 
-def _one_ahead(load: Callable[[Indices], Tensor], parts: Iterable[Indices]) -> Iterator[Tensor]:
-    """What `load` returns for each part; the next one is loaded while the caller works on this one."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead: Future[Tensor] | None = None
+def _in_threads(work: Callable[[Indices], Array], parts: Iterable[Indices]) -> Iterator[Array]:
+    """What `work` returns for each part, in order, from as many threads as PyTorch has, which has one in each."""
+    threads = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+    waiting: deque[Future[Array]] = deque()
+    try:
         for part in parts:
-            ready, ahead = ahead, pool.submit(load, part)
-            if ready is not None:
-                yield ready.result()
-        if ahead is not None:
-            yield ahead.result()
+            waiting.append(pool.submit(work, part))
+            if len(waiting) > threads:  # so that one is ready to begin whenever one ends
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # a thread that sets its own number sets that of all threads to come as well

@@ -38,7 +38,7 @@ Precision: TypeAlias = Literal["fp32", "fp16", "bf16"]
 Kind: TypeAlias = Literal["rows", "paths", "index"]
 Array: TypeAlias = npt.NDArray[np.generic]
 
-FORMAT = 2  # a change of the files, or of what is computed, must raise it
+FORMAT = 3  # a change of the files, or of what is computed, must raise it
 WHAT = "Features that Acclimate computed of images with a frozen network. Deleted ones are computed again when needed."
 DTYPES: dict[Precision, str] = {"fp32": "<f4", "fp16": "<f2", "bf16": "<i2"}  # NumPy has no bfloat16
 FILES: tuple[Kind, ...] = ("rows", "paths", "index")
