@@ -193,6 +193,7 @@ def test_nothing_is_unpickled(stranger: Path) -> None:
         ("bottleneck", 8.0),
         ("preprocess", {"interpolation": "bilinear"}),
         ("bf16", "yes"),
+        ("cache_precision", "fp8"),
     ],
 )
 def test_an_impossible_entry(stranger: Path, name: str, value: object) -> None:
@@ -201,7 +202,9 @@ def test_an_impossible_entry(stranger: Path, name: str, value: object) -> None:
     assert name in reason
 
 
-@pytest.mark.parametrize("name", ["method", "options", "classes", "backbone", "vector", "preprocess", "bf16"])
+@pytest.mark.parametrize(
+    "name", ["method", "options", "classes", "backbone", "vector", "preprocess", "bf16", "cache_precision"]
+)
 def test_a_missing_entry(stranger: Path, name: str) -> None:
     assert altered(stranger, **{name: ...}) == f"model.json lacks '{name}'"
 

@@ -162,6 +162,10 @@ def fit(
         Literal["auto", "fp32", "bf16"],
         typer.Option(help="Of the backbone. auto: bf16 where the hardware is made for it.", rich_help_panel="Machine"),
     ] = "auto",
+    cache_precision: Annotated[
+        Literal["fp16", "bf16", "fp32"],
+        typer.Option(help="Of cached features; fp32 takes twice the room.", rich_help_panel="Machine"),
+    ] = "fp16",
     checkpoint_seconds: Annotated[
         float, typer.Option(help="Seconds between checkpoints.", rich_help_panel="Machine")
     ] = 10.0,
@@ -225,6 +229,7 @@ def fit(
             seed=seed,
             device=device,
             precision=precision,
+            cache_precision=cache_precision,
             allow_class_mismatch=allow_class_mismatch,
             checkpoint_seconds=checkpoint_seconds,
             track=track,
@@ -318,6 +323,9 @@ def bench(
     augment: Annotated[str | None, typer.Option(help="Random views, as in fit.", rich_help_panel="Every run")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.", rich_help_panel="Machine")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", rich_help_panel="Machine")] = None,
+    cache_precision: Annotated[
+        str | None, typer.Option(help="fp16, bf16 or fp32, as in fit.", rich_help_panel="Machine")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at the same time.", rich_help_panel="Machine")] = 1,
     threads: Annotated[
         int,
@@ -352,6 +360,7 @@ def bench(
             "augment": augment,
             "device": device,
             "precision": precision,
+            "cache_precision": cache_precision,
         }
         made = grids.grid_of(
             grid,

@@ -24,6 +24,7 @@ from acclimate.data.images import Augment, find_broken
 from acclimate.errors import DataError, OptionError
 from acclimate.evaluation import Probabilities, predict
 from acclimate.experiment import Settings, Task, pick_device, prepare
+from acclimate.features.store import Precision
 from acclimate.methods.base import Method
 from acclimate.model import Model, Tune
 from acclimate.reporting import Screen
@@ -85,6 +86,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         accumulate: Batches whose gradients are averaged into one step.
         device: "auto", "cpu", "cuda", or any that torch knows.
         precision: Of the backbone, "fp32" or "bf16"; "auto" is bfloat16 where the hardware has units for it.
+        cache_precision: Of cached features, "fp16", "bf16" or "fp32".
         random_state: An int is the seed of the command line (`--seed`); a `RandomState`, or None for NumPy's global
             one, is what the seed is drawn from.
         verbose: Show a progress bar on stderr.
@@ -139,6 +141,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         accumulate: int = 1,
         device: str = "auto",
         precision: Literal["auto", "fp32", "bf16"] = "auto",
+        cache_precision: Precision = "fp16",
         random_state: int | np.random.RandomState | None = None,
         verbose: bool = False,
     ) -> None:
@@ -162,6 +165,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         self.accumulate = accumulate
         self.device = device
         self.precision = precision
+        self.cache_precision = cache_precision
         self.random_state = random_state
         self.verbose = verbose
 
@@ -247,6 +251,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             seed=_seed(self.random_state),
             device=str(self.device),
             precision=self.precision,
+            cache_precision=self.cache_precision,
         )
 
     def _check_parameters(self) -> None:

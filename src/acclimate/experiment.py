@@ -30,6 +30,7 @@ from acclimate.data.images import Augment, View, without_broken
 from acclimate.errors import DataError, OptionError
 from acclimate.evaluation import Answers, Changes, Scores, changes, domain_errors, predict, read_answers, score
 from acclimate.features.backbones import Backbone, fast_bf16, load_backbone
+from acclimate.features.store import Precision
 from acclimate.model import Model, Setup, Tune
 from acclimate.reporting import (
     RUN_FILES,
@@ -69,6 +70,7 @@ class Settings:
         seed: Seed of the initial weights, the order of the samples and their augmentation.
         device: "auto", "cpu", "cuda", or any that torch knows.
         precision: Of the backbone: "auto" is bfloat16 where the hardware has units for it.
+        cache_precision: Of the features on the disk, "fp16", "bf16" or "fp32".
         allow_class_mismatch: Accept a labelled target whose classes are not the source's.
         checkpoint_seconds: Seconds between checkpoints; they do not change the result.
         track: The tracker that is shown the training as well: "tensorboard", "mlflow", "wandb", or "none".
@@ -88,6 +90,7 @@ class Settings:
     seed: int = 0
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
+    cache_precision: Precision = "fp16"
     allow_class_mismatch: bool = False
     checkpoint_seconds: float = 10.0
     track: TrackerName = "none"
@@ -97,7 +100,7 @@ class Settings:
         methods.load(self.method)  # refuses an unknown name
         methods.check_options(self.method, dict(self.options))
         choices = {"tune": ("auto", *get_args(Tune)), "augment": ("auto", *get_args(Augment)), "precision": PRECISIONS}
-        choices["track"] = get_args(TrackerName)
+        choices |= {"cache_precision": get_args(Precision), "track": get_args(TrackerName)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise OptionError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}.")
@@ -353,6 +356,7 @@ def resolve(settings: Settings, task: Task, backbone: Backbone | None, device: t
         bottleneck=settings.bottleneck,
         preprocess=backbone.preprocess if backbone is not None else None,
         bf16=bf16 and backbone is not None,
+        cache_precision=settings.cache_precision,
     )
 
 

@@ -48,6 +48,7 @@ class Setup:
         bottleneck: Length d of the feature that methods work on; None for the backbone's own.
         preprocess: How an image becomes an input; None where there is no backbone.
         bf16: Whether the backbone ran in bfloat16.
+        cache_precision: How exactly the frozen part's output is cached.
     """
 
     method: str
@@ -59,6 +60,7 @@ class Setup:
     bottleneck: int | None
     preprocess: Preprocess | None
     bf16: bool
+    cache_precision: Precision = "fp16"
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Setup:
@@ -105,7 +107,6 @@ class Model:
         *,
         views: tuple[View, ...] = ("plain",),
         augment: Augment = "none",
-        cache_precision: Precision = "fp32",
         track: Track = silent,
     ) -> Inputs:
         """What the method's batches of a domain are drawn from: cached features, or the images themselves.
@@ -114,7 +115,6 @@ class Model:
             domain: Images, or vectors if that is what the model was made for.
             views: The views to cache, where features are cached.
             augment: The random views to train on, where they are not.
-            cache_precision: How exactly features are cached.
             track: Shows the progress of the extraction.
         """
         self.check(domain)
@@ -130,7 +130,7 @@ class Model:
             preprocess=self.setup.preprocess,
             views=views,
             bf16=self.setup.bf16,
-            precision=cache_precision,
+            precision=self.setup.cache_precision,
         )
         return features(self._extractor, domain, content, device=self.device, track=track)
 
@@ -272,6 +272,7 @@ def _check_entries(entry: dict[str, Any]) -> None:
         "preprocess": (preprocess is None) == (backbone is None),
         "interpolation": preprocess is None or preprocess["interpolation"] in get_args(Interpolation),
         "bf16": isinstance(entry["bf16"], bool),
+        "cache_precision": entry["cache_precision"] in get_args(Precision),
     }
     wrong = [name for name, right in sound.items() if not right]
     if wrong:
