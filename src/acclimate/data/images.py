@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from acclimate.data.batches import Indices
 from acclimate.data.cache_folder import cache_folder, write_whole
@@ -201,20 +202,25 @@ class Preprocess:
         A random crop covers 8 to 100 % of a resized image's area at a ratio of 3:4 to 4:3; a flip comes half the time.
         """
         view = self._random_crop(resized, rng) if "crop" in augment else self.plain(resized)
-        return view[:, ::-1] if "flip" in augment and rng.random() < 0.5 else view
+        return _mirrored(view) if "flip" in augment and rng.random() < 0.5 else view
 
     def normalised(self, views: Pixels) -> Tensor:
-        """Views (B, H, W, C) uint8 as a network takes them: (B, C, H, W) float32."""
-        x = torch.tensor(views).permute(0, 3, 1, 2).float().contiguous()  # (B, C, H, W)
-        mean, std = torch.tensor(self.mean).view(-1, 1, 1), torch.tensor(self.std).view(-1, 1, 1)
-        return x.div_(255).sub_(mean).div_(std)
+        """Views (B, H, W, C) uint8 as a network takes them: (B, C, H, W) float32, channels last in memory."""
+        x = torch.from_numpy(views.astype(np.float32, order="C"))
+        lines = x.view(-1, views.shape[2] * views.shape[3])  # over whole lines of pixels the arithmetic is fastest
+        mean, std = (torch.tensor(values).repeat(views.shape[2]) for values in (self.mean, self.std))
+        lines.div_(255).sub_(mean).div_(std)
+        return x.permute(0, 3, 1, 2)
 
     def _random_crop(self, resized: Pixels, rng: np.random.Generator) -> Pixels:
-        box = _random_box(resized.shape[1], resized.shape[0], rng)
+        left, top, right, bottom = _random_box(resized.shape[1], resized.shape[0], rng)
+        crop = resized[top:bottom, left:right]
+        if resized.shape[2] == 3 and self.interpolation in ("bilinear", "bicubic"):
+            return _resized_by_torch(crop, self.size, self.interpolation)
         grey = resized.shape[2] == 1
-        image = Image.fromarray(resized[:, :, 0] if grey else resized)
-        crop = np.asarray(image.resize((self.size, self.size), self._filter, box))
-        return crop[:, :, np.newaxis] if grey else crop
+        image = Image.fromarray(crop[:, :, 0] if grey else crop)
+        pixels = np.asarray(image.resize((self.size, self.size), self._filter))
+        return pixels[:, :, np.newaxis] if grey else pixels
 
     def _resized_sides(self, width: int, height: int) -> tuple[int, int]:
         if self.aspect == "squash":
@@ -225,6 +231,26 @@ class Preprocess:
     @property
     def _filter(self) -> Image.Resampling:
         return Image.Resampling[self.interpolation.upper()]
+
+
+def _resized_by_torch(pixels: Pixels, size: int, interpolation: Literal["bilinear", "bicubic"]) -> Pixels:
+    """Pixels (h, w, C) as a square: within 2 of 255 what Pillow makes of them, in half of its time."""
+    return _from_torch(interpolate(_to_torch(pixels), (size, size), mode=interpolation, antialias=True))
+
+
+def _mirrored(view: Pixels) -> Pixels:
+    """Pixels (h, w, C) from right to left, in memory too."""
+    return _from_torch(_to_torch(view).flip(-1))
+
+
+def _to_torch(pixels: Pixels) -> Tensor:
+    """A copy of pixels (h, w, C) as (1, C, h, w), in the one form that PyTorch has fast code for: channels last."""
+    return torch.from_numpy(pixels.copy()).unsqueeze(0).permute(0, 3, 1, 2)
+
+
+def _from_torch(x: Tensor) -> Pixels:
+    pixels: Pixels = x.permute(0, 2, 3, 1)[0].numpy()
+    return pixels
 
 
 def in_view(x: Tensor, view: View) -> Tensor:
