@@ -560,7 +560,7 @@ def test_a_damaged_note_begins_the_store_anew(
     assert upkeep.entries()[0].images is None
     np.testing.assert_array_equal(values(compute(Encoder(), domain)), expected)
     (told,) = warnings(caplog)
-    assert "The index of the cached features" in told
+    assert "The index of the cached rows" in told
     np.testing.assert_array_equal(values(compute(Encoder(0), domain)), expected)
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +41,7 @@ WIDEST = 8  # longer sides are cut to this many times the shorter, or a line of 
 CROP_SCALE = (0.08, 1.0)  # share of the image's area
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height
 THREADS = min(os.cpu_count() or 1, 16)
+MEMORY = 2**30  # bytes of resized images that are kept
 AHEAD = 256  # files decoded beyond the one that is waited for: an interrupt waits for no more
 
 _pillow_limit = threading.Lock()
@@ -280,6 +281,18 @@ def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int,
     return left, top, left + side, top + side
 
 
+class Shelf(Protocol):
+    """Where resized images are kept, so that they need not be decoded again. Several threads use it."""
+
+    def get(self, position: int) -> Pixels | None:
+        """The image at `position`, (h, w, C) uint8, if it is kept."""
+        ...
+
+    def put(self, position: int, resized: Pixels) -> bool:
+        """Keeps the image at `position`, or says that it cannot."""
+        ...
+
+
 class ImageInputs:
     """Images decoded as batches need them: the `Inputs` of training and of feature extraction.
 
@@ -288,13 +301,20 @@ class ImageInputs:
         preprocess: How they become inputs.
         augment: The random views that training sees.
         memory: Bytes of resized images to keep, so that small data sets are decoded once; 0 keeps none.
+        shelf: Where those are kept that training asks for; the memory then takes only what the shelf refuses.
 
     Raises:
         DataError: The domain holds vectors.
     """
 
     def __init__(
-        self, domain: Domain, preprocess: Preprocess, augment: Augment = "none", *, memory: int = 2**30
+        self,
+        domain: Domain,
+        preprocess: Preprocess,
+        augment: Augment = "none",
+        *,
+        memory: int = MEMORY,
+        shelf: Shelf | None = None,
     ) -> None:
         if domain.kind == "vectors":
             raise DataError(f"{domain.origin} holds feature vectors: give images where a network is to read them.")
@@ -303,6 +323,7 @@ class ImageInputs:
         self.augment: Augment = augment
         self._room = memory
         self._kept: dict[int, Pixels] = {}
+        self._shelf = shelf
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(THREADS)
 
@@ -318,21 +339,30 @@ class ImageInputs:
         # A generator a sample, made before any thread runs: the views do not depend on which finishes first.
         random = rng is not None and self.augment != "none"
         children = rng.spawn(len(index)) if rng is not None and random else [None] * len(index)
-        return self.preprocess.normalised(np.stack(list(self._pool.map(self._view, index.tolist(), children))))
+        again = [rng is not None] * len(index)
+        return self.preprocess.normalised(np.stack(list(self._pool.map(self._view, index.tolist(), children, again))))
 
-    def _view(self, position: int, rng: np.random.Generator | None) -> Pixels:
-        resized = self._resized(position)
+    def _view(self, position: int, rng: np.random.Generator | None, again: bool) -> Pixels:
+        resized = self._resized(position, again)
         return self.preprocess.plain(resized) if rng is None else self.preprocess.augmented(resized, self.augment, rng)
 
-    def _resized(self, position: int) -> Pixels:
-        if position in self._kept:
-            return self._kept[position]
+    def _resized(self, position: int, again: bool) -> Pixels:
+        """A resized image; `again` says that it will be asked for again, as training does and evaluation does not."""
+        kept = self._kept.get(position)
+        if kept is None and self._shelf is not None:
+            kept = self._shelf.get(position)
+        if kept is not None:
+            return kept
         resized = self.preprocess.resized(picture(self.domain, position, at_least=self.preprocess.resize))
+        if self._shelf is None or (again and not self._shelf.put(position, resized)):
+            self._remember(position, resized)
+        return resized
+
+    def _remember(self, position: int, resized: Pixels) -> None:
         with self._lock:
             if position not in self._kept and resized.nbytes <= self._room:
                 self._kept[position] = resized
                 self._room -= resized.nbytes
-        return resized
 
 
 def find_broken(domain: Domain, track: Track = silent) -> dict[int, str]:
