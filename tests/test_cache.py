@@ -30,7 +30,7 @@ from acclimate.data.batches import ArrayInputs, RowInputs
 from acclimate.data.domains import Domain, domain_of
 from acclimate.data.images import Preprocess, View
 from acclimate.errors import DataError, OptionError
-from acclimate.features import store, upkeep
+from acclimate.features import identity, store, upkeep
 from acclimate.features.cache import features
 from acclimate.features.identity import identities
 from acclimate.features.store import Content, Precision, Store
@@ -935,6 +935,14 @@ def test_prune_drops_the_rows_of_images_that_changed_or_are_gone(
     photos[6].unlink()
     assert json.loads(succeeds("cache", "prune", "--json").stdout)["rows"] == 1
     assert all(path.exists() for path in foreign)
+
+
+def test_prune_keeps_images_whose_identity_ends_in_zeros(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = identity._digest
+    monkeypatch.setattr(identity, "_digest", lambda *parts: original(*parts)[:-2] + bytes(2))
+    compute(Encoder(), domain)
+    assert upkeep.prune().rows == 0
+    compute(Encoder(0), domain)
 
 
 def test_prune_by_age_and_size(domain: Domain, old: Path) -> None:
