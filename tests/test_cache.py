@@ -246,6 +246,16 @@ def test_the_batch_size_changes_rounding_at_most(domain: Domain) -> None:
     np.testing.assert_allclose(values(whole), values(single), atol=1e-5)
 
 
+def test_images_whose_identities_share_a_half_are_never_mixed_up() -> None:
+    known = np.array([b"A" * 8 + b"1" * 8, b"A" * 8 + b"2" * 8, b"B" * 16])
+    records = np.zeros(3, store.RECORD)
+    records["identity"] = known
+    records["guard"] = store._guards(records, np.arange(3))
+    first, second, third, unknown = store._find(records, np.array([*known, b"A" * 16]))
+    assert {first, second} in ({0, -1}, {-1, 1})  # one of both is computed again
+    assert (third, unknown) == (2, -1)
+
+
 def test_every_batch_has_the_same_size(domain: Domain) -> None:
     sizes: list[int] = []
 
