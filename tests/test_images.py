@@ -26,6 +26,7 @@ from acclimate.data.images import (
     Augment,
     BrokenImageError,
     ImageInputs,
+    Interpolation,
     Preprocess,
     find_broken,
     in_view,
@@ -293,7 +294,7 @@ class TestPreprocess:
         x = RGB.normalised(views)
         assert x.shape == (2, 3, 4, 5)
         assert x.dtype == torch.float32
-        assert x.is_contiguous()
+        assert x.is_contiguous(memory_format=torch.channels_last)
         expected = (views / 255 - np.array(RGB.mean)) / np.array(RGB.std)
         assert np.allclose(x.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
 
@@ -318,6 +319,23 @@ class TestPreprocess:
         assert len({crop.tobytes() for crop in crops}) > 15
         again = preprocess.augmented(noise(*shape), augment, np.random.default_rng(3))
         assert np.array_equal(again, crops[3])
+
+    @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "bicubic", "lanczos"])
+    @pytest.mark.parametrize("channels", [1, 3])
+    @pytest.mark.parametrize("size", [20, 90])
+    def test_random_crops_are_pillows(self, interpolation: Interpolation, channels: int, size: int) -> None:
+        half = (0.5,) * channels
+        preprocess = Preprocess(90, size, half, half, interpolation, channels=channels)
+        x = noise(90, 120, channels)
+        x.setflags(write=False)  # as in a memory map
+        for seed in range(5):
+            box = images._random_box(120, 90, np.random.default_rng(seed))
+            image = Image.fromarray(x.squeeze()).crop(box)
+            expected = np.asarray(image.resize((size, size), Image.Resampling[interpolation.upper()]))
+            view = preprocess.augmented(x, "crop", np.random.default_rng(seed))
+            difference = np.abs(view.squeeze().astype(int) - expected)
+            assert difference.max() <= 2
+            assert difference.mean() < 0.05
 
     @settings(max_examples=200, deadline=None, derandomize=True, database=None)
     @given(width=st.integers(1, 500), height=st.integers(1, 500), seed=st.integers(0, 10**6))

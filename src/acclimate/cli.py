@@ -166,6 +166,10 @@ def fit(
         Literal["fp16", "bf16", "fp32"],
         typer.Option(help="Of cached features; fp32 takes twice the room.", rich_help_panel="Machine"),
     ] = "fp16",
+    keep_images: Annotated[
+        Literal["auto", "memory", "disk"],
+        typer.Option(help="Where images are kept, resized, when they are trained on.", rich_help_panel="Machine"),
+    ] = "auto",
     checkpoint_seconds: Annotated[
         float, typer.Option(help="Seconds between checkpoints.", rich_help_panel="Machine")
     ] = 10.0,
@@ -231,6 +235,7 @@ def fit(
             precision=precision,
             cache_precision=cache_precision,
             allow_class_mismatch=allow_class_mismatch,
+            keep_images=keep_images,
             checkpoint_seconds=checkpoint_seconds,
             track=track,
         )

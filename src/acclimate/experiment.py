@@ -30,6 +30,7 @@ from acclimate.data.images import Augment, View, without_broken
 from acclimate.errors import DataError, OptionError
 from acclimate.evaluation import Answers, Changes, Scores, changes, domain_errors, predict, read_answers, score
 from acclimate.features.backbones import Backbone, fast_bf16, load_backbone
+from acclimate.features.pixels import Images
 from acclimate.features.store import Precision
 from acclimate.model import Model, Setup, Tune
 from acclimate.reporting import (
@@ -72,6 +73,8 @@ class Settings:
         precision: Of the backbone: "auto" is bfloat16 where the hardware has units for it.
         cache_precision: Of the features on the disk, "fp16", "bf16" or "fp32".
         allow_class_mismatch: Accept a labelled target whose classes are not the source's.
+        keep_images: Where resized images are kept when they are trained on: "memory", "disk", or "auto", which is the
+            memory for as many as 1 GiB holds, and the disk for more; it does not change the result.
         checkpoint_seconds: Seconds between checkpoints; they do not change the result.
         track: The tracker that is shown the training as well: "tensorboard", "mlflow", "wandb", or "none".
     """
@@ -92,6 +95,7 @@ class Settings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     cache_precision: Precision = "fp16"
     allow_class_mismatch: bool = False
+    keep_images: Images = "auto"
     checkpoint_seconds: float = 10.0
     track: TrackerName = "none"
 
@@ -100,7 +104,11 @@ class Settings:
         methods.load(self.method)  # refuses an unknown name
         methods.check_options(self.method, dict(self.options))
         choices = {"tune": ("auto", *get_args(Tune)), "augment": ("auto", *get_args(Augment)), "precision": PRECISIONS}
-        choices |= {"cache_precision": get_args(Precision), "track": get_args(TrackerName)}
+        choices |= {
+            "cache_precision": get_args(Precision),
+            "keep_images": get_args(Images),
+            "track": get_args(TrackerName),
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise OptionError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}.")
@@ -310,7 +318,8 @@ def prepare(settings: Settings, task: Task, device: torch.device, track: Track) 
     augment = _augment(settings, setup.tune, backbone)
     views: tuple[View, ...] = ("plain", "flip") if augment == "flip" else ("plain",)
     source, target = (
-        model.inputs(domain, views=views, augment=augment, track=track) for domain in (task.source.domain, task.target)
+        model.inputs(domain, views=views, augment=augment, images=settings.keep_images, track=track)
+        for domain in (task.source.domain, task.target)
     )
     pair = Pair(
         source,

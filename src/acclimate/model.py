@@ -18,13 +18,14 @@ import acclimate
 from acclimate import evaluation, methods
 from acclimate.data.batches import ArrayInputs, Inputs
 from acclimate.data.domains import Domain
-from acclimate.data.images import Augment, ImageInputs, Interpolation, Preprocess, View
+from acclimate.data.images import Augment, Interpolation, Preprocess, View
 from acclimate.errors import AcclimateError, DataError, OptionError
 from acclimate.evaluation import Probabilities
 from acclimate.features.backbones import Backbone, fast_bf16, load_backbone, split_top, weights_fingerprint
 from acclimate.features.cache import features
 from acclimate.features.inference import folded
 from acclimate.features.network import Level, Network
+from acclimate.features.pixels import Images, image_inputs
 from acclimate.features.store import Content, Precision
 from acclimate.methods.base import evaluation_mode
 from acclimate.reporting import write_json
@@ -107,6 +108,7 @@ class Model:
         *,
         views: tuple[View, ...] = ("plain",),
         augment: Augment = "none",
+        images: Images = "auto",
         track: Track = silent,
     ) -> Inputs:
         """What the method's batches of a domain are drawn from: cached features, or the images themselves.
@@ -115,13 +117,14 @@ class Model:
             domain: Images, or vectors if that is what the model was made for.
             views: The views to cache, where features are cached.
             augment: The random views to train on, where they are not.
+            images: Where resized images are kept, where no features are cached; see `image_inputs`.
             track: Shows the progress of the extraction.
         """
         self.check(domain)
         if self.setup.preprocess is None:
             return ArrayInputs(np.asarray(domain.items, dtype=np.float32)[None])
         if self.frozen is None:
-            return ImageInputs(domain, self.setup.preprocess, augment)
+            return image_inputs(domain, self.setup.preprocess, augment, images=images)
         content = Content(
             backbone=self.setup.backbone or "",
             weights=weights_fingerprint(self.frozen),

@@ -17,7 +17,7 @@ from acclimate.tracking import FOLDERS
 from acclimate.training import Checkpoint
 
 BASELINE = "source_only"  # the baseline's method, and its folder in that of the run it is compared with
-WITHOUT_EFFECT = ("checkpoint_seconds", "track")  # settings that no result depends on
+WITHOUT_EFFECT = ("checkpoint_seconds", "keep_images", "track")  # settings that no result depends on
 
 
 class RunDirectory:

@@ -20,11 +20,11 @@ from acclimate.data.domains import Domain
 from acclimate.data.images import ImageInputs, in_view
 from acclimate.errors import DataError
 from acclimate.features.identity import Identities, file_paths, identities
-from acclimate.features.store import Array, Content, Precision, Store
+from acclimate.features.store import Array, Content, Store
 from acclimate.memory import keep_freed_memory
 from acclimate.track import Track, silent
 
-TORCH: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+TORCH: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 Blocks = Iterator[tuple[Indices, Array]]
 
@@ -171,7 +171,7 @@ def _blocks(
     yield from zip(parts, track(_in_threads(block, parts), "Computing features", len(parts)), strict=True)
 
 
-def _on_disk(f: Tensor, precision: Precision) -> Array:
+def _on_disk(f: Tensor, precision: str) -> Array:
     """Features as they are kept, with the bits of bfloat16 as int16."""
     kept = f.to(TORCH[precision])
     if kept.dtype != f.dtype and (kept.isinf() & f.isfinite()).any():

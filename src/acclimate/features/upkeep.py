@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from acclimate.data.cache_folder import locked
-from acclimate.features.identity import file_identity
+from acclimate.features.identity import IDENTITY, file_identity
 from acclimate.features.store import FILES, DamagedNoteError, Note, Store, stores_folder
 
 DAY = 24 * 3600
@@ -163,13 +163,19 @@ def _drop_dead_rows(store: Store) -> int:
     identities = store.records(note)["identity"]
     path_of = dict(store.paths(note))  # the last line of a row counts
     known = {row: identity for row, identity in zip(sound.tolist(), identities[sound], strict=True) if row in path_of}
-    dead = {row for row, identity in known.items() if np.bytes_(file_identity(path_of[row])) != identity}
+    dead = {row for row, identity in known.items() if _identity(path_of[row]) != identity}
     keep = np.array([row for row in sound.tolist() if row not in dead], dtype=np.int64)
     if not len(keep):
         _remove(store)
     elif len(keep) * note.row_bytes < note.size:  # there are dead rows, or gaps that kills have left
         store.pack(keep)
     return len(dead)
+
+
+def _identity(path: str) -> np.bytes_:
+    """What identifies a file, as an array gives it: without zeros at its end."""
+    identity: np.bytes_ = np.frombuffer(file_identity(path), IDENTITY)[0]
+    return identity
 
 
 def _delete_leftovers(store: Store, note: Note) -> None:
