@@ -90,6 +90,11 @@ class Case(NamedTuple):
         return "fp16" if self.kind == "maps" else "fp32"
 
     @property
+    def finish(self) -> bool:
+        """Whether the run goes on to its predictions, which take minutes on maps."""
+        return self.kind != "maps"
+
+    @property
     def size(self) -> float:
         """What the rows of both domains take, in GB."""
         bytes_each = TORCH[self.precision].itemsize
@@ -382,7 +387,7 @@ class Result(NamedTuple):
         case: The case.
         starts: Every start.
         steps: (rounds, 2) milliseconds a step, of both clocks.
-        peak: The most memory of the whole run, predictions included.
+        peak: The most memory of the whole run, predictions included if the case is finished.
         killed: The start after the process that filled the cache was killed.
     """
 
@@ -432,8 +437,8 @@ def measure(small: Case, large: Case, folder: Path, plan: Plan) -> tuple[Result,
         processes[case], measured = begin(case, place, plan, place / "out")
         starts[case].append(measured)
     blocks = in_blocks(processes, plan)
-    for process in processes.values():
-        process.end(finish=True)
+    for case, process in processes.items():
+        process.end(finish=case.finish)
     shutil.rmtree(folder / "cache", ignore_errors=True)
     for place in folders.values():
         shutil.rmtree(place)
@@ -562,7 +567,8 @@ def page(folder: Path, plan: Plan, pairs: list[tuple[Case, Case]]) -> str:
             tables(results),
             "Memory is in GB; the line of a large case says what comes on top of the small case before it. *Own* are "
             "the process's pages; *mapped* are pages of the memory-mapped rows (and of libraries), which the system "
-            "drops when it needs the room.",
+            "drops when it needs the room. The whole run includes the predictions for the target and the domain error "
+            "of all images, but for maps, where it ends with the last step.",
             *(killed_line(large) for _, large in results if large.killed),
             describe(plan, load),
         ]
