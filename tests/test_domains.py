@@ -410,6 +410,13 @@ class TestDomains:
         assert np.array_equal(vectors.items, [[4, 5], [2, 3]])
         assert vectors.names == ("2", "1")
 
+    def test_selecting_all_copies_nothing(self, pets: Path) -> None:
+        vectors = domain_of(np.arange(6.0).reshape(3, 2))
+        assert vectors.select(np.arange(3)).items is vectors.items
+        assert vectors.select([0, 2, 1]).names == ("0", "2", "1")
+        source = read_source(pets)
+        assert source.select(np.arange(len(source))).domain is source.domain
+
     def test_fingerprint_of_files(self, pets: Path, tmp_path: Path) -> None:
         first = read_target(pets).fingerprint()
         assert re.fullmatch(r"[0-9a-f]{64}", first)

@@ -58,7 +58,9 @@ class Domain:
         return "vectors" if self.items.ndim == 2 else "images"
 
     def select(self, keep: Sequence[int] | Indices) -> Domain:
-        """The domain of the items at the positions `keep`, in that order."""
+        """The domain of the items at the positions `keep`, in that order; it shares the array where that is all."""
+        if np.array_equal(keep, np.arange(len(self))):
+            return self  # a copy of the vectors might not fit into the memory
         positions = [int(i) for i in keep]
         items = tuple(self.items[i] for i in positions) if isinstance(self.items, tuple) else self.items[positions]
         return Domain(items, tuple(self.names[i] for i in positions), self.origin)
