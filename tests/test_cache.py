@@ -332,6 +332,7 @@ def test_vectors_and_broken_images_are_refused(domain: Domain, photos: list[Path
     photo(photos[5], seed=5)
     np.testing.assert_array_equal(values(compute(encoder, domain)), fresh(domain))
     assert encoder.images in (7, 8)  # the batch before the broken one was not lost, that of photo 6 was in flight
+    domain = domain_of(photos, "photos")
     photos[6].unlink()
     with pytest.raises(DataError, match="there is no such file"):
         compute(encoder, domain)
@@ -473,6 +474,7 @@ def test_killed_at_any_moment(
 
     for path, changed in before.items():
         os.utime(path, ns=(changed, changed))
+    domain = domain_of(photos, "photos")
     counts = []
     for left in extracting:
         monkeypatch.setenv("ACCLIMATE_CACHE", left)

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import csv
+import gc
 import hashlib
 import heapq
 import io
 import os
 import re
+import stat
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +32,18 @@ Labels: TypeAlias = tuple[str | None, ...]
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})  # archives and network disks keep thumbnails in these
+ROWS_AT_ONCE = 4096  # of an array that is looked through
+STATE = np.dtype(
+    [("found", "?"), ("device", "<u8"), ("number", "<u8"), ("size", "<i8"), ("mtime_ns", "<i8"), ("link", "?")]
+)
 ARRAY_FORMS = "uint8 images (N, H, W) or (N, H, W, 1, 3 or 4), or float vectors (N, D)"
 
 
 @dataclass(frozen=True, eq=False)
 class Domain:
     """Images or feature vectors of one setting, without labels.
+
+    It is a snapshot of the files' states: whoever changes files reads them again to have the changes noticed.
 
     Attributes:
         items: Image files, or an array: uint8 images (N, H, W) or (N, H, W, 3 or 4), or float vectors (N, D).
@@ -69,15 +77,29 @@ class Domain:
         """A sha256 in hex that changes with the data.
 
         Files count by their resolved path, size and time of change, so that nothing is read; arrays by their bytes.
+        It is computed once.
         """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         if isinstance(self.items, tuple):
-            for record in _file_records(self.items):
+            for record in _file_records(self.items, self.states):
                 digest.update(record)
         else:
             digest.update(f"{self.items.dtype.str} {self.items.shape}".encode())
             digest.update(np.ascontiguousarray(self.items).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
+
+    @cached_property
+    def states(self) -> npt.NDArray[np.void]:
+        """What the system says of each file, (N,) of type `STATE`, zeros where there is none.
+
+        It is asked once, because that takes longer than all that is made of the answers.
+        """
+        paths = self.items if isinstance(self.items, tuple) else ()
+        return np.array([_state(path) for path in paths], dtype=STATE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +162,11 @@ def class_names(spec: str | Path) -> Labels:
     Raises:
         DataError: `spec` cannot be read or holds nothing.
     """
-    return _read(Path(spec), need_labels=False)[1]
+    path = Path(spec)
+    with _reading(str(path)), _uncollected():
+        if path.is_dir() and (found := _images_below(path)):  # the names alone: a path of each takes longer
+            return tuple(map(_folder_label, found))
+    return _read(path, need_labels=False)[1]
 
 
 def label_counts(spec: str | Path) -> Counter[str | None]:
@@ -242,31 +268,48 @@ def _check_kinds(source: Domain, target: Domain) -> None:
 def _shared(source: Domain, target: Domain) -> int:
     """How many of the target's items are also in the source: files by identity, arrays only as a whole."""
     if isinstance(source.items, tuple) and isinstance(target.items, tuple):
-        known = {_identity(path) for path in source.items}
-        return sum(_identity(path) in known for path in target.items)
+        known = set(_numbers(source))
+        return sum(number in known for number in _numbers(target))
     same = source.kind == target.kind and source.fingerprint() == target.fingerprint()
     return len(target) if same else 0
 
 
-def _identity(path: Path) -> tuple[int, int] | Path:
+def _numbers(domain: Domain) -> list[tuple[int, int]]:
     """What two names of one file have in common, whatever links lead to it."""
+    states = domain.states[domain.states["found"]]
+    return list(zip(states["device"].tolist(), states["number"].tolist(), strict=True))
+
+
+def _state(path: Path) -> tuple[bool, int, int, int, int, bool]:
     try:
-        status = path.stat()
-    except OSError:
-        return path
-    return status.st_dev, status.st_ino
-
-
-def _file_records(paths: Sequence[Path]) -> Iterator[bytes]:
-    resolve = cache(os.path.realpath)  # a folder once, not a file: resolving takes longer than all the rest
-    for path in paths:
-        folder, name = os.path.split(path)
-        try:
+        status = os.lstat(path)
+        link = stat.S_ISLNK(status.st_mode)
+        if link:
             status = os.stat(path)  # noqa: PTH116 (a Path takes longer)
-            state = f"{status.st_size} {status.st_mtime_ns}"
-        except OSError:
-            state = "gone"
+    except OSError:
+        return False, 0, 0, 0, 0, False
+    return True, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, link
+
+
+def _file_records(paths: Sequence[Path], states: npt.NDArray[np.void]) -> Iterator[bytes]:
+    resolve = cache(os.path.realpath)  # a folder once, not a file: resolving takes longer than all the rest
+    fields = (states[name].tolist() for name in ("found", "size", "mtime_ns"))
+    for path, found, size, mtime_ns in zip(paths, *fields, strict=True):
+        folder, name = os.path.split(path)
+        state = f"{size} {mtime_ns}" if found else "gone"
         yield os.fsencode(f"{resolve(folder)}/{name}\0{state}\0")
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would go through all paths again and again while there are more and more."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
@@ -282,7 +325,7 @@ def _reading(origin: str) -> Iterator[None]:
 
 def _read(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
     readers = {".txt": _read_list, ".csv": _read_csv}
-    with _reading(str(path)):
+    with _reading(str(path)), _uncollected():
         if arrays := _npz_part(path):
             return _read_arrays(*arrays, origin=str(path), need_labels=need_labels)
         if not path.exists():
@@ -486,11 +529,19 @@ def _array_domain(x: npt.NDArray[np.generic], origin: str) -> Domain:
         raise DataError(f"The array x of {origin} is {x.dtype} of shape {x.shape}: give {ARRAY_FORMS}.")
     if x.size == 0:
         raise DataError(f"The array x of {origin} is empty, its shape is {x.shape}: give at least one item.")
-    if is_vector and not np.isfinite(x).all():
-        row = int(np.argwhere(~np.isfinite(x))[0, 0])
+    if is_vector and (row := _first_not_finite(x)) is not None:
         raise DataError(f"The array x of {origin} has NaN or infinite values, first in row {row}: remove them.")
     items = x[..., 0] if x.ndim == 4 and x.shape[3] == 1 else x
     return Domain(items, tuple(map(str, range(len(x)))), origin)
+
+
+def _first_not_finite(x: npt.NDArray[Any]) -> int | None:
+    """The first row with a NaN or an infinity, found without a mask of the whole."""
+    for start in range(0, len(x), ROWS_AT_ONCE):
+        rows = np.isfinite(x[start : start + ROWS_AT_ONCE]).all(1)
+        if not rows.all():
+            return start + int(rows.argmin())
+    return None
 
 
 def _array_labels(y: npt.NDArray[np.generic], domain: Domain) -> tuple[str, ...]:

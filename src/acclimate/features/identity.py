@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -37,7 +37,8 @@ def identities(domain: Domain) -> Identities:
     elif by == "content":
         digests = map(_file_content, domain.items)
     else:
-        digests = map(file_identity, _resolved(domain.items))
+        fields = (domain.states[name].tolist() for name in ("found", "size", "mtime_ns"))
+        digests = map(_of_file, _resolved(domain.items, domain.states["link"]), *fields)
     return np.frombuffer(b"".join(digests), IDENTITY)
 
 
@@ -45,16 +46,20 @@ def file_identity(path: str) -> bytes:
     """What identifies a file, by its resolved path, without reading it."""
     try:
         status = os.stat(path)  # noqa: PTH116 (a Path takes longer)
-        state = f"{status.st_size} {status.st_mtime_ns}"
     except OSError:
-        state = "gone"
+        return _of_file(path, False, 0, 0)
+    return _of_file(path, True, status.st_size, status.st_mtime_ns)
+
+
+def _of_file(path: str, found: bool, size: int, mtime_ns: int) -> bytes:
+    state = f"{size} {mtime_ns}" if found else "gone"
     return _digest(b"file", os.fsencode(path), b"\0", state.encode())
 
 
 def file_paths(domain: Domain, positions: Indices) -> list[str | None]:
     """The resolved paths of the images at `positions`; None for those that are not known by their path."""
     if isinstance(domain.items, tuple) and _by() == "time":
-        return [*_resolved(domain.items[i] for i in positions.tolist())]
+        return [*_resolved([domain.items[i] for i in positions.tolist()], domain.states["link"][positions])]
     return [None] * len(positions)
 
 
@@ -79,10 +84,10 @@ def _digest(*parts: Any) -> bytes:
     return digest.digest()
 
 
-def _resolved(paths: Iterable[Path]) -> Iterator[str]:
+def _resolved(paths: Sequence[Path], links: npt.NDArray[np.bool_]) -> Iterator[str]:
     """The real paths: each folder is resolved once, and a file only if it is a link itself."""
     resolve = cache(os.path.realpath)
-    for path in paths:
+    for path, link in zip(paths, links.tolist(), strict=True):
         folder, name = os.path.split(path)
         place = os.path.join(resolve(folder), name)  # noqa: PTH118 (a Path takes longer)
-        yield os.path.realpath(place) if os.path.islink(place) else place  # noqa: PTH114
+        yield os.path.realpath(place) if link else place
