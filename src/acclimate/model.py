@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -135,10 +136,11 @@ class Model:
             bf16=self.setup.bf16,
             precision=self.setup.cache_precision,
         )
-        return features(self._extractor, domain, content, device=self.device, track=track)
+        return features(lambda: self._extractor, domain, content, device=self.device, track=track)
 
+    @cached_property
     def _extractor(self) -> nn.Module:
-        """The frozen part as it is fastest."""
+        """The frozen part as it is fastest, made when there is something to compute."""
         assert self.frozen is not None
         assert self.setup.preprocess is not None
         channels, side = self.setup.preprocess.channels, self.setup.preprocess.size

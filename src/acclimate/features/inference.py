@@ -13,10 +13,10 @@ Pairs = list[tuple[str, str]]
 
 
 def folded(network: nn.Module, x: Tensor) -> nn.Module:
-    """A copy of a network for inference alone, with batch normalisation folded into the convolutions before it.
+    """A network for inference alone, with batch normalisation folded into the convolutions before it.
 
-    The weights are laid out channels last, as convolutions on a CPU want them. Features differ from the network's own
-    by rounding; a network that cannot be folded is copied as it is.
+    It is a copy with its weights channels last, as convolutions on a CPU want them, whose features differ from the
+    network's own by rounding; or the network itself, if there is nothing in it to fold.
 
     Args:
         network: In evaluation mode.
@@ -24,12 +24,13 @@ def folded(network: nn.Module, x: Tensor) -> nn.Module:
     """
     with torch.no_grad():
         pairs, expected = _convolutions_and_norms(network, x)
-        faster = copy.deepcopy(network)
+        if not pairs:
+            return network
+        faster = copy.deepcopy(network).to(memory_format=torch.channels_last)
         for convolution, norm in pairs:
             _fold(faster, convolution, norm)
-        if not _agrees(faster, x, expected):  # the convolution's output was used elsewhere too
-            faster = copy.deepcopy(network)
-    return faster.to(memory_format=torch.channels_last)
+        # It disagrees where a convolution's output is used elsewhere too.
+        return faster if _agrees(faster, x, expected) else network
 
 
 def _convolutions_and_norms(network: nn.Module, x: Tensor) -> tuple[Pairs, Tensor]:
