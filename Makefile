@@ -21,6 +21,8 @@ types: $(VENV)/installed-dev
 bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/methods.py
+	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/scale.py
 
 # The stamps are made anew when the dependencies change.
 $(VENV)/bin/python:
