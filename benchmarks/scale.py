@@ -26,7 +26,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partialmethod
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
@@ -42,9 +41,8 @@ from acclimate.data.domains import Domain, read_source, read_target
 from acclimate.errors import AcclimateError
 from acclimate.experiment import Settings
 from acclimate.features.backbones import load_backbone, weights_fingerprint
-from acclimate.features.cache import TORCH
 from acclimate.features.identity import file_paths, identities
-from acclimate.features.store import Array, Content, Precision, Store
+from acclimate.features.store import Array, Content, Store
 from acclimate.model import Model
 from acclimate.reporting import Meter, Screen
 from acclimate.training import Recipe
@@ -85,11 +83,6 @@ class Case(NamedTuple):
         return MAP if self.kind == "maps" else VECTOR
 
     @property
-    def precision(self) -> Precision:
-        """Of the values on the disk."""
-        return "fp16" if self.kind == "maps" else "fp32"
-
-    @property
     def finish(self) -> bool:
         """Whether the run goes on to its predictions, which take minutes on maps."""
         return self.kind != "maps"
@@ -97,8 +90,8 @@ class Case(NamedTuple):
     @property
     def size(self) -> float:
         """What the rows of both domains take, in GB."""
-        bytes_each = TORCH[self.precision].itemsize
-        return (self.source + self.target) * int(np.prod(self.row)) * bytes_each / 1e9
+        each = np.dtype(np.float32 if self.kind == "npz" else np.float16).itemsize
+        return (self.source + self.target) * int(np.prod(self.row)) * each / 1e9
 
 
 class Plan(NamedTuple):
@@ -168,7 +161,7 @@ def made_rows(case: Case, count: int, seed: int) -> Iterator[Array]:
     noise = rng.standard_normal((min(at_once, count), 1, *case.row), dtype=np.float32)
     for start in range(0, count, at_once):
         block: npt.NDArray[np.float32] = noise[: count - start] + rng.standard_normal(case.row, dtype=np.float32)
-        yield block.astype(np.float16) if case.precision == "fp16" else block
+        yield block if case.kind == "npz" else block.astype(np.float16)
 
 
 def fill(case: Case, folder: Path) -> None:
@@ -188,7 +181,7 @@ def fill(case: Case, folder: Path) -> None:
         tune=model.setup.tune,
         preprocess=backbone.preprocess,
         bf16=model.setup.bf16,
-        precision=case.precision,
+        precision=made.cache_precision,
     )
     store = Store(content.folder)
     append(store, content, source.domain, made_rows(case, case.source, seed=0))
@@ -271,8 +264,6 @@ def tell(message: dict[str, Clock]) -> None:
 
 def run(case: Case, folder: Path, plan: Plan, out: Path, imported: Clock) -> None:
     """Fit on a case's data, in turns."""
-    if case.precision != "fp32":  # an argument that the command does not have
-        Model.inputs = partialmethod(Model.inputs, cache_precision=case.precision)  # type: ignore[assignment,method-assign]
     experiment.fit(settings(case, folder, plan.steps), out, Watched(plan.block, imported))
 
 
@@ -561,8 +552,8 @@ def page(folder: Path, plan: Plan, pairs: list[tuple[Case, Case]]) -> str:
             "stands for an empty run. Made by `python benchmarks/scale.py --table docs/results/scale.md`.",
             "Start-up lasts from the end of the imports until the first training step has been made: reading the "
             "folders or the arrays, recognising the images and the run, loading the backbone, finding the rows. GB is "
-            "what the rows take on the disk. Vectors have 2,048 numbers (fp32) and the method is WEMNet; maps are "
-            "1,280 x 7 x 7 (fp16) and the method is TADA. Both lie in the cache, and the images are files in class "
+            "what the rows take on the disk. Vectors have 2,048 numbers and the method is WEMNet; maps are "
+            "1,280 x 7 x 7 and the method is TADA. Both lie in the cache in fp16, and the images are files in class "
             "folders.",
             tables(results),
             "Memory is in GB; the line of a large case says what comes on top of the small case before it. *Own* are "
