@@ -14,7 +14,7 @@ from acclimate import methods
 
 ROOT = Path(acclimate.__file__).parent
 ORDER = [
-    {"errors", "memory", "track", "__init__"},
+    {"errors", "memory", "threads", "track", "__init__"},
     {"papers"},
     {"data"},
     {"features"},

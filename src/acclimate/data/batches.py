@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from acclimate.threads import in_order
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -141,13 +143,7 @@ class Pair:
         if not self.prefetch:
             yield from map(self.batch, range(start, stop))
             return
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            waiting = [pool.submit(self.batch, step) for step in range(start, min(start + self.prefetch, stop))]
-            for step in range(start, stop):
-                ready = waiting.pop(0).result()
-                if step + self.prefetch < stop:
-                    waiting.append(pool.submit(self.batch, step + self.prefetch))
-                yield ready
+        yield from in_order(ThreadPoolExecutor(1), self.batch, range(start, stop), ahead=self.prefetch)
 
     def batch(self, step: int) -> tuple[Labelled, Unlabelled]:
         """Batch number `step` of both domains."""

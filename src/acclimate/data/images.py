@@ -7,12 +7,12 @@ import json
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, TypeVar
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +25,13 @@ from acclimate.data.batches import Indices
 from acclimate.data.cache_folder import cache_folder, write_whole
 from acclimate.data.domains import Domain, LabelledDomain
 from acclimate.errors import DataError, OptionError
+from acclimate.threads import in_order
 from acclimate.track import Track, silent
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Augment: TypeAlias = Literal["none", "flip", "crop", "crop+flip"]
 View: TypeAlias = Literal["plain", "flip"]
-S = TypeVar("S")
-T = TypeVar("T")
 
 MAX_PIXELS = 178_956_970
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # no others: some of Pillow's run programs
@@ -375,7 +374,7 @@ def find_broken(domain: Domain, track: Track = silent) -> dict[int, str]:
     record = cache_folder() / "broken" / f"{domain.fingerprint()}.json"
     positions = _remembered(record, len(domain))
     if positions is None:
-        reasons = _in_threads(_broken_reason, domain.items)
+        reasons = in_order(ThreadPoolExecutor(THREADS), _broken_reason, domain.items, ahead=AHEAD)
         tracked = track(enumerate(reasons), "Checking images", len(domain))
         broken = {i: reason for i, reason in tracked if reason is not None}
         with suppress(OSError):  # a cache that cannot be written costs time, nothing else
@@ -422,13 +421,6 @@ def _broken_reason(path: Path) -> str | None:
     except BrokenImageError as error:
         return error.reason
     return None
-
-
-def _in_threads(function: Callable[[S], T], items: Sequence[S]) -> Iterator[T]:
-    """The results in order, computed a little ahead."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        for start in range(0, len(items), AHEAD):
-            yield from pool.map(function, items[start : start + AHEAD])
 
 
 def _remembered(record: Path, total: int) -> list[int] | None:

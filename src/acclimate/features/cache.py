@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 
@@ -22,6 +21,7 @@ from acclimate.errors import DataError
 from acclimate.features.identity import Identities, file_paths, identities
 from acclimate.features.store import Array, Content, Store
 from acclimate.memory import keep_freed_memory
+from acclimate.threads import in_order
 from acclimate.track import Track, silent
 
 TORCH: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -184,14 +184,7 @@ def _in_threads(work: Callable[[Indices], Array], parts: Iterable[Indices]) -> I
     """What `work` returns for each part, in order, from as many threads as PyTorch has, which has one in each."""
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    waiting: deque[Future[Array]] = deque()
     try:
-        for part in parts:
-            waiting.append(pool.submit(work, part))
-            if len(waiting) > threads:  # so that one is ready to begin whenever one ends
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from in_order(pool, work, parts, ahead=threads)  # so that one is ready to begin whenever one ends
     finally:
-        pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # a thread that sets its own number sets that of all threads to come as well
