@@ -128,7 +128,7 @@ class Model:
             return image_inputs(domain, self.setup.preprocess, augment, images=images)
         content = Content(
             backbone=self.setup.backbone or "",
-            weights=weights_fingerprint(self.frozen),
+            weights=self._fingerprint,
             level=self.method.net.level,
             tune=self.setup.tune,
             preprocess=self.setup.preprocess,
@@ -137,6 +137,12 @@ class Model:
             precision=self.setup.cache_precision,
         )
         return features(lambda: self._extractor, domain, content, device=self.device, track=track)
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        """That of the frozen part's weights, computed once for all domains."""
+        assert self.frozen is not None
+        return weights_fingerprint(self.frozen)
 
     @cached_property
     def _extractor(self) -> nn.Module:
