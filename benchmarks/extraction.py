@@ -33,7 +33,7 @@ from acclimate.features.backbones import fast_bf16, load_backbone
 from acclimate.features.inference import folded
 from acclimate.memory import keep_freed_memory
 from acclimate.model import Model, Setup
-from speed import processor_name
+from speed import processor_name, put_out
 
 BACKBONES = ("efficientnet_lite0", "resnet50", "vit_small_patch16_224")
 SIDES = {
@@ -210,9 +210,7 @@ def main() -> None:
             "round, as medians and ranges.",
         ]
     )
-    print(text)
-    if args.table:
-        args.table.write_text(text + "\n", encoding="utf-8")
+    put_out(text, args.table)
 
 
 if __name__ == "__main__":

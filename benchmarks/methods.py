@@ -35,7 +35,7 @@ from acclimate.features.network import Level, Network
 from acclimate.methods.base import Method, Objective
 from acclimate.methods.mcd import MCD, discrepancy
 from acclimate.training import Recipe, train
-from speed import processor_name
+from speed import processor_name, put_out
 
 CLASSES, WIDTH, VECTOR, MAP = 31, 256, 1280, (1280, 7, 7)
 CLOSED = ("gfk", "tca")
@@ -275,10 +275,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     text = page(args)
-    print(text)
-    if args.table:
-        args.table.parent.mkdir(parents=True, exist_ok=True)
-        args.table.write_text(text + "\n", encoding="utf-8")
+    put_out(text, args.table)
 
 
 if __name__ == "__main__":

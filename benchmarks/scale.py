@@ -46,7 +46,7 @@ from acclimate.features.store import Array, Content, Store
 from acclimate.model import Model
 from acclimate.reporting import Meter, Screen
 from acclimate.training import Recipe
-from speed import processor_name
+from speed import processor_name, put_out
 
 CLASSES, VECTOR, MAP = 12, (2048,), (1280, 7, 7)  # VisDA-2017's classes, ResNet-50's vectors, EfficientNet-Lite's maps
 SMALL = (2000, 2000)
@@ -601,10 +601,7 @@ def main() -> None:
     chosen = [pair for pair in cases(quick=args.quick) if not args.cases or any(c in pair[1].name for c in args.cases)]
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         text = page(Path(folder), plan, chosen)
-    print(text)
-    if args.table:
-        args.table.parent.mkdir(parents=True, exist_ok=True)
-        args.table.write_text(text + "\n", encoding="utf-8")
+    put_out(text, args.table)
 
 
 if __name__ == "__main__":

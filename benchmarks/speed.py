@@ -341,6 +341,14 @@ def processor_name() -> str:
     return (names or [platform.processor() or platform.machine()])[0]
 
 
+def put_out(text: str, file: Path | None) -> None:
+    """Print a page, and write it to a file if one is named."""
+    print(text)
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Measure, and print or write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -368,10 +376,7 @@ def main() -> None:
             describe(tuning, caching, load),
         ]
     )
-    print(text)
-    if args.table:
-        args.table.parent.mkdir(parents=True, exist_ok=True)
-        args.table.write_text(text + "\n", encoding="utf-8")
+    put_out(text, args.table)
 
 
 if __name__ == "__main__":
