@@ -34,7 +34,7 @@ from acclimate.features import identity, store, upkeep
 from acclimate.features.cache import features
 from acclimate.features.identity import identities
 from acclimate.features.store import Content, Precision, Store
-from tiny import acclimate, succeeds
+from tiny import acclimate, full_after, succeeds
 
 T = TypeVar("T")
 PREPROCESS = Preprocess(resize=18, size=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2))
@@ -686,20 +686,10 @@ def test_room_is_looked_for_before_anything_is_written(
 def test_a_disk_that_fills_up_on_the_way(
     domain: Domain, write: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, count = store._write, 0
-
-    def full(file: Any, content: Any) -> None:
-        nonlocal count
-        count += 1
-        if count > write:
-            file.write(content[: len(content) // 2])
-            raise OSError(28, "No space left on device")
-        original(file, content)
-
     encoder = Encoder()
     both = replace(CONTENT, views=BOTH)
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_write", full)
+        patch.setattr(store, "_write", full_after(write, store._write))
         found = values(compute(encoder, domain, both))
     np.testing.assert_array_equal(found, fresh(domain, both))
     again = min(2 * 3, 7 - write // 3 * 3)  # the batch that was written and the one that was computed meanwhile

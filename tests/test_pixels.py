@@ -27,7 +27,7 @@ from acclimate.data.images import ImageInputs, Preprocess, picture
 from acclimate.errors import DataError
 from acclimate.features import pixels, store
 from acclimate.features.pixels import DiskShelf, Images, image_inputs
-from tiny import succeeds
+from tiny import full_after, succeeds
 
 KEEP = Preprocess(resize=16, size=12, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2), interpolation="bicubic")
 SQUASH = replace(KEEP, aspect="squash")
@@ -314,18 +314,8 @@ def test_a_disk_that_fills_up_on_the_way(
     domain: Domain, write: int, decoded: list[int], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     anew = expected(domain)
-    original, count = store._write, 0
-
-    def full(file: Any, content: Any) -> None:
-        nonlocal count
-        count += 1
-        if count > write:
-            file.write(content[: len(content) // 2])
-            raise OSError(28, "No space left on device")
-        original(file, content)
-
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_write", full)
+        patch.setattr(store, "_write", full_after(write, store._write))
         assert same(epochs(on_disk(domain)), anew)
     (told,) = warnings(caplog)
     assert told.endswith("[Errno 28] No space left on device.")

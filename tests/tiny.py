@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +94,18 @@ def refused(*args: str | Path) -> str:
     assert sentence.startswith("Error: ")
     assert sentence.endswith((".", "?"))
     return sentence.removeprefix("Error: ")
+
+
+def full_after(writes: int, write: Callable[[Any, Any], None]) -> Callable[[Any, Any], None]:
+    """`write` on a disk that has room for so many writes and half of another."""
+    count = 0
+
+    def full(file: Any, content: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > writes:
+            file.write(content[: len(content) // 2])
+            raise OSError(28, "No space left on device")
+        write(file, content)
+
+    return full
