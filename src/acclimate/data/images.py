@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -338,8 +339,8 @@ class ImageInputs:
         # A generator a sample, made before any thread runs: the views do not depend on which finishes first.
         random = rng is not None and self.augment != "none"
         children = rng.spawn(len(index)) if rng is not None and random else [None] * len(index)
-        again = [rng is not None] * len(index)
-        return self.preprocess.normalised(np.stack(list(self._pool.map(self._view, index.tolist(), children, again))))
+        view = partial(self._view, again=rng is not None)
+        return self.preprocess.normalised(np.stack(list(self._pool.map(view, index.tolist(), children))))
 
     def _view(self, position: int, rng: np.random.Generator | None, again: bool) -> Pixels:
         resized = self._resized(position, again)
