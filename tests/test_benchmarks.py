@@ -256,7 +256,7 @@ def test_transfer_learning_library_s_lists_can_be_read(tmp_path: Path) -> None:
     source = read_source(found["amazon"])
     assert source.classes == tuple(map(str, range(31)))
     assert isinstance(source.domain.items, tuple)
-    assert source.domain.items[3] == tmp_path / "amazon" / "images" / "1_1.jpg"
+    assert source.domain.items[3] == str(tmp_path / "amazon" / "images" / "1_1.jpg")
     assert source.labels.tolist() == [k for k in range(31) for _ in (0, 1)]
     check_pair(source, read_target(found["dslr"]))
 

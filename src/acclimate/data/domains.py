@@ -26,11 +26,11 @@ import numpy.typing as npt
 from acclimate.data.batches import Indices
 from acclimate.errors import DataError
 
-Items: TypeAlias = tuple[Path, ...] | npt.NDArray[np.generic]
+Items: TypeAlias = tuple[str, ...] | npt.NDArray[np.generic]
 Kind: TypeAlias = Literal["files", "images", "vectors"]
 Labels: TypeAlias = tuple[str | None, ...]
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})  # archives and network disks keep thumbnails in these
 ROWS_AT_ONCE = 4096  # of an array that is looked through
 STATE = np.dtype(
@@ -46,7 +46,8 @@ class Domain:
     It is a snapshot of the files' states: whoever changes files reads them again to have the changes noticed.
 
     Attributes:
-        items: Image files, or an array: uint8 images (N, H, W) or (N, H, W, 3 or 4), or float vectors (N, D).
+        items: Paths of image files, or an array: uint8 images (N, H, W) or (N, H, W, 3 or 4), or float vectors (N, D).
+            The paths are plain text, because a Path takes longer to make than all else that is asked of a file.
         names: One name an item, as found: the path below the folder, the path in the list, or the row's number.
         origin: What the user named, for messages.
     """
@@ -85,8 +86,7 @@ class Domain:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         if isinstance(self.items, tuple):
-            for record in _file_records(self.items, self.states):
-                digest.update(record)
+            digest.update(b"".join(record + b"\0" for record in self.records()))
         else:
             digest.update(f"{self.items.dtype.str} {self.items.shape}".encode())
             digest.update(np.ascontiguousarray(self.items).reshape(-1).view(np.uint8).data)
@@ -100,6 +100,26 @@ class Domain:
         """
         paths = self.items if isinstance(self.items, tuple) else ()
         return np.array([_state(path) for path in paths], dtype=STATE)
+
+    def real_paths(self, positions: Indices | None = None) -> Iterator[str]:
+        """The resolved paths of the files, or of those at `positions`; nothing of an array.
+
+        A folder is resolved once, and a file only if it is a link itself: the system takes long over it.
+        """
+        paths = self.items if isinstance(self.items, tuple) else ()
+        links = self.states["link"]
+        if positions is not None:
+            paths, links = tuple(paths[i] for i in positions.tolist()), links[positions]
+        folder_of = cache(lambda folder: os.path.join(os.path.realpath(folder), ""))  # noqa: PTH118
+        for path, link in zip(paths, links.tolist(), strict=True):
+            folder, name = os.path.split(path)
+            place = f"{folder_of(folder)}{name}"
+            yield os.path.realpath(place) if link else place
+
+    def records(self) -> Iterator[bytes]:
+        """A `file_record` of each file."""
+        fields = (self.states[name].tolist() for name in ("found", "size", "mtime_ns"))
+        return map(file_record, self.real_paths(), *fields)
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +300,12 @@ def _numbers(domain: Domain) -> list[tuple[int, int]]:
     return list(zip(states["device"].tolist(), states["number"].tolist(), strict=True))
 
 
-def _state(path: Path) -> tuple[bool, int, int, int, int, bool]:
+def file_record(path: str, found: bool, size: int, mtime_ns: int) -> bytes:
+    """What changes with a file: its resolved path, its size and its time of change."""
+    return os.fsencode(f"{path}\0{size} {mtime_ns}" if found else f"{path}\0gone")
+
+
+def _state(path: str) -> tuple[bool, int, int, int, int, bool]:
     try:
         status = os.lstat(path)
         link = stat.S_ISLNK(status.st_mode)
@@ -289,15 +314,6 @@ def _state(path: Path) -> tuple[bool, int, int, int, int, bool]:
     except OSError:
         return False, 0, 0, 0, 0, False
     return True, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, link
-
-
-def _file_records(paths: Sequence[Path], states: npt.NDArray[np.void]) -> Iterator[bytes]:
-    resolve = cache(os.path.realpath)  # a folder once, not a file: resolving takes longer than all the rest
-    fields = (states[name].tolist() for name in ("found", "size", "mtime_ns"))
-    for path, found, size, mtime_ns in zip(paths, *fields, strict=True):
-        folder, name = os.path.split(path)
-        state = f"{size} {mtime_ns}" if found else "gone"
-        yield os.fsencode(f"{resolve(folder)}/{name}\0{state}\0")
 
 
 @contextmanager
@@ -343,12 +359,17 @@ def _read(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
 def _read_folder(folder: Path, need_labels: bool) -> tuple[Domain, Labels]:
     found = _images_below(folder)
     if not found:
-        raise DataError(f"{folder} holds no images: name a folder with {', '.join(sorted(IMAGE_SUFFIXES))} files.")
+        raise DataError(f"{folder} holds no images: name a folder with {', '.join(IMAGE_SUFFIXES)} files.")
     labels = tuple(map(_folder_label, found))
     if need_labels:
         _check_class_folders(folder, found, labels)
-    items = tuple(folder / name for name in found)
-    return Domain(items, tuple(_printable(name) for name in found), str(folder)), labels
+    items = tuple(f"{_prefix(folder)}{name}" for name in found)
+    return Domain(items, tuple(map(_printable, found)), str(folder)), labels
+
+
+def _prefix(folder: Path) -> str:
+    """What stands before the name of a file in a folder."""
+    return os.path.join(folder, "")  # noqa: PTH118 (a Path has no separator at its end)
 
 
 def _folder_label(name: str) -> str | None:
@@ -397,7 +418,7 @@ def _images_below(folder: Path) -> list[str]:
                     heapq.heappush(waiting, (is_link, f"{prefix}{entry.name}/"))
                 elif _is_image(entry.name) and (is_link or entry.is_file()):
                     found.append(prefix + entry.name)
-    return sorted(found, key=lambda name: name.split("/"))
+    return sorted(found, key=lambda name: name.replace("/", "\0"))  # as the lists of their parts: no name has a \0
 
 
 def _ignored(name: str) -> bool:
@@ -405,12 +426,12 @@ def _ignored(name: str) -> bool:
 
 
 def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 (a Path takes longer)
+    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _printable(name: str) -> str:
     """A file name that can be written as UTF-8, whatever bytes the disk has."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _read_list(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
@@ -472,8 +493,8 @@ def _file_domain(names: Sequence[str], folder: Path, origin: str) -> Domain:
     """The domain of the files that `names` gives relative to `folder`."""
     if not names:
         raise DataError(f"{origin} names no images: list at least one.")
-    items = tuple(folder / name for name in names)
-    missing = [path for path in items if not path.is_file()]
+    items = tuple(os.path.join(folder, name) for name in names)  # noqa: PTH118 (a Path takes longer)
+    missing = [path for path in items if not os.path.isfile(path)]  # noqa: PTH113
     if missing:
         raise DataError(
             f"{len(missing):,} of the {len(items):,} files that {origin} names cannot be found, "

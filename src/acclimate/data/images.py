@@ -416,7 +416,7 @@ def _check_classes_left(data: LabelledDomain, keep: Indices) -> None:
         )
 
 
-def _broken_reason(path: Path) -> str | None:
+def _broken_reason(path: str) -> str | None:
     try:
         read_image(path, at_least=1)
     except BrokenImageError as error:

@@ -430,7 +430,7 @@ _GREY = Preprocess(resize=28, size=28, mean=(0.5,), std=(0.5,), interpolation="b
 
 
 def _lenet() -> Backbone:
-    """LeNet as ADDA and CDAN use it for digits; where the dropout is, is from CDAN's code."""
+    """LeNet as ADDA and CDAN use it for digits; where the two dropouts are, is from CDAN's code."""
     body = nn.Sequential(
         nn.Conv2d(1, 20, 5),
         nn.MaxPool2d(2),
@@ -440,7 +440,7 @@ def _lenet() -> Backbone:
         nn.MaxPool2d(2),
         nn.ReLU(),
     )  # (B, 50, 4, 4)
-    pool = nn.Sequential(nn.Flatten(), nn.Linear(800, 500), nn.ReLU())
+    pool = nn.Sequential(nn.Flatten(), nn.Linear(800, 500), nn.ReLU(), nn.Dropout(0.5))
     return Backbone("lenet", _GREY, body, pool, 500, pretrained=False)
 
 

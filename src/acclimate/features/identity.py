@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acclimate.data.batches import Indices
-from acclimate.data.domains import Domain
+from acclimate.data.domains import Domain, file_record
 from acclimate.errors import OptionError
 
 Identities: TypeAlias = npt.NDArray[np.bytes_]
@@ -37,8 +36,7 @@ def identities(domain: Domain) -> Identities:
     elif by == "content":
         digests = map(_file_content, domain.items)
     else:
-        fields = (domain.states[name].tolist() for name in ("found", "size", "mtime_ns"))
-        digests = map(_of_file, _resolved(domain.items, domain.states["link"]), *fields)
+        digests = map(_of_record, domain.records())
     return np.frombuffer(b"".join(digests), IDENTITY)
 
 
@@ -47,19 +45,18 @@ def file_identity(path: str) -> bytes:
     try:
         status = os.stat(path)  # noqa: PTH116 (a Path takes longer)
     except OSError:
-        return _of_file(path, False, 0, 0)
-    return _of_file(path, True, status.st_size, status.st_mtime_ns)
+        return _of_record(file_record(path, False, 0, 0))
+    return _of_record(file_record(path, True, status.st_size, status.st_mtime_ns))
 
 
-def _of_file(path: str, found: bool, size: int, mtime_ns: int) -> bytes:
-    state = f"{size} {mtime_ns}" if found else "gone"
-    return _digest(b"file", os.fsencode(path), b"\0", state.encode())
+def _of_record(record: bytes) -> bytes:
+    return hashlib.blake2b(b"file" + record, digest_size=IDENTITY.itemsize).digest()
 
 
 def file_paths(domain: Domain, positions: Indices) -> list[str | None]:
     """The resolved paths of the images at `positions`; None for those that are not known by their path."""
     if isinstance(domain.items, tuple) and _by() == "time":
-        return [*_resolved([domain.items[i] for i in positions.tolist()], domain.states["link"][positions])]
+        return [*domain.real_paths(positions)]
     return [None] * len(positions)
 
 
@@ -70,9 +67,9 @@ def _by() -> str:
     return by
 
 
-def _file_content(path: Path) -> bytes:
+def _file_content(path: str) -> bytes:
     try:
-        return _digest(b"content", path.read_bytes())
+        return _digest(b"content", Path(path).read_bytes())
     except OSError:  # decoding will say why
         return _digest(b"gone", os.fsencode(path))
 
@@ -82,12 +79,3 @@ def _digest(*parts: Any) -> bytes:
     for part in parts:
         digest.update(part)
     return digest.digest()
-
-
-def _resolved(paths: Sequence[Path], links: npt.NDArray[np.bool_]) -> Iterator[str]:
-    """The real paths: each folder is resolved once, and a file only if it is a link itself."""
-    resolve = cache(os.path.realpath)
-    for path, link in zip(paths, links.tolist(), strict=True):
-        folder, name = os.path.split(path)
-        place = os.path.join(resolve(folder), name)  # noqa: PTH118 (a Path takes longer)
-        yield os.path.realpath(place) if link else place
