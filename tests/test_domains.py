@@ -4,13 +4,16 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from acclimate.data import npz
 from acclimate.data.domains import (
     Domain,
     check_pair,
@@ -364,6 +367,79 @@ class TestArrays:
         content[1000:1100] = bytes(100)
         path.write_bytes(content)
         assert "holds an array that cannot be loaded: save" in sentence(read_target, path)
+
+
+class TestMappedArrays:
+    """Large arrays of an .npz are not loaded; here every array is large."""
+
+    @pytest.fixture(autouse=True)
+    def all_are_large(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(npz, "MAP_FROM", 0)
+
+    @given(
+        x=hnp.arrays(
+            st.sampled_from([np.float16, np.float32, np.float64, ">f4", np.uint8]),
+            hnp.array_shapes(min_dims=2, max_dims=4, max_side=5),
+            elements=st.integers(0, 200),
+        ),
+        order=st.sampled_from("CF"),
+        name=st.sampled_from(["x", "x_train", "x" * 300]),
+        before=st.integers(0, 99),
+    )
+    def test_equal_what_was_saved(self, x: np.ndarray, order: str, name: str, before: int) -> None:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "x.npz"
+            np.savez(path, **{"b" * (before + 1): np.zeros(before), name: np.asarray(x, order=order)})
+            loaded = npz.load_npz(path, [name, "none"])
+        assert list(loaded) == [name]
+        assert isinstance(loaded[name], np.memmap)
+        assert loaded[name].dtype == x.dtype
+        assert np.array_equal(loaded[name], x)
+        with pytest.raises(ValueError, match="read-only"):
+            loaded[name][...] = 0
+
+    def test_a_compressed_array_is_loaded(self, tmp_path: Path) -> None:
+        x = np.arange(12, dtype=np.float32).reshape(3, 4)
+        np.savez_compressed(tmp_path / "x.npz", x=x, y=[0, 1, 1])
+        source = read_source(tmp_path / "x.npz").domain
+        assert source.mapped is None
+        assert np.array_equal(source.items, x)
+
+    def test_objects_are_not_unpickled(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "x.npz", x=np.array([{}, {}], dtype=object))
+        assert "holds an array that cannot be loaded: save" in sentence(read_target, tmp_path / "x.npz")
+
+    def test_what_is_checked_of_an_array_is_checked(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "x.npz", x=np.array([[0, 1], [np.nan, 0]], np.float32))
+        assert "has NaN or infinite values, first in row 1: remove" in sentence(read_target, tmp_path / "x.npz")
+        np.savez(tmp_path / "x.npz", x=np.zeros((0, 3)))
+        assert "is empty, its shape is (0, 3): give" in sentence(read_target, tmp_path / "x.npz")
+
+    def test_the_fingerprint_is_that_of_the_file_and_the_place_in_it(self, tmp_path: Path) -> None:
+        path, zeros = tmp_path / "x.npz", np.zeros((2, 3), np.float32)
+        np.savez(path, x_train=zeros, x_test=zeros, y_train=[0, 1])
+        train, test = read_target(path / "train"), read_target(path / "test")
+        assert train.fingerprint() != test.fingerprint()
+        assert read_source(path / "train").domain.fingerprint() == train.fingerprint()
+        (tmp_path / "link.npz").symlink_to(path)
+        assert read_target(tmp_path / "link.npz" / "train").fingerprint() == train.fingerprint()
+        os.utime(path, ns=(0, 0))
+        assert read_target(path / "train").fingerprint() != train.fingerprint()
+
+    def test_a_source_that_is_the_target_is_refused(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "x.npz", x=np.eye(3), y=[0, 1, 1])
+        source, target = read_source(tmp_path / "x.npz"), read_target(tmp_path / "x.npz")
+        assert "3 of the 3 items of the target" in sentence(check_pair, source, target)
+
+    def test_images_and_their_selection(self, tmp_path: Path) -> None:
+        x = np.arange(48, dtype=np.uint8).reshape(3, 4, 4, 1)
+        np.savez(tmp_path / "x.npz", x=x)
+        domain = read_target(tmp_path / "x.npz")
+        assert domain.kind == "images"
+        chosen = domain.select([2, 0])
+        assert np.array_equal(chosen.items, x[[2, 0], ..., 0])
+        assert chosen.mapped is None
+        assert chosen.fingerprint() != domain.fingerprint()
 
 
 class TestDomains:

@@ -123,7 +123,7 @@ class Model:
         """
         self.check(domain)
         if self.setup.preprocess is None:
-            return ArrayInputs(np.asarray(domain.items, dtype=np.float32)[None])
+            return ArrayInputs(np.asarray(domain.items)[None])
         if self.frozen is None:
             return image_inputs(domain, self.setup.preprocess, augment, images=images)
         content = Content(

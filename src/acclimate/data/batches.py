@@ -48,11 +48,11 @@ class ArrayInputs:
     """Inputs that are an array already: features, maps or decoded images, in memory or memory-mapped.
 
     Args:
-        views: (V, N, ...) with one entry a cached view (for example plain and flipped). Training draws a view a
-            sample; the first is the plain one, which evaluation uses.
+        views: (V, N, ...) of any type, with one entry a cached view (for example plain and flipped). Training draws a
+            view a sample; the first is the plain one, which evaluation uses.
     """
 
-    def __init__(self, views: npt.NDArray[np.float32]) -> None:
+    def __init__(self, views: npt.NDArray[np.generic]) -> None:
         self.views = views
 
     def __len__(self) -> int:

@@ -10,12 +10,10 @@ import io
 import os
 import re
 import stat
-import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -24,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acclimate.data.batches import Indices
+from acclimate.data.npz import load_npz
 from acclimate.errors import DataError
 
 Items: TypeAlias = tuple[str, ...] | npt.NDArray[np.generic]
@@ -50,11 +49,13 @@ class Domain:
             The paths are plain text, because a Path takes longer to make than all else that is asked of a file.
         names: One name an item, as found: the path below the folder, the path in the list, or the row's number.
         origin: What the user named, for messages.
+        mapped: The `file_record` of the file that an array is mapped from, and its place there; None if it is not.
     """
 
     items: Items
     names: tuple[str, ...]
     origin: str
+    mapped: bytes | None = None
 
     def __len__(self) -> int:
         return len(self.items)
@@ -77,8 +78,8 @@ class Domain:
     def fingerprint(self) -> str:
         """A sha256 in hex that changes with the data.
 
-        Files count by their resolved path, size and time of change, so that nothing is read; arrays by their bytes.
-        It is computed once.
+        Files count by their resolved path, size and time of change, so that nothing is read, and so do arrays that
+        are mapped from a file; others by their bytes. It is computed once.
         """
         return self._fingerprint
 
@@ -89,7 +90,7 @@ class Domain:
             digest.update(b"".join(record + b"\0" for record in self.records()))
         else:
             digest.update(f"{self.items.dtype.str} {self.items.shape}".encode())
-            digest.update(np.ascontiguousarray(self.items).reshape(-1).view(np.uint8).data)
+            digest.update(self.mapped or np.ascontiguousarray(self.items).reshape(-1).view(np.uint8).data)
         return digest.hexdigest()
 
     @cached_property
@@ -203,7 +204,7 @@ def label_counts(spec: str | Path) -> Counter[str | None]:
             return Counter(_folder_label(name) for name in _images_below(path))
         if arrays := _npz_part(path):
             file, y = arrays[0], f"y{arrays[1]}"
-            loaded = _load_arrays(file, [y])  # not the images
+            loaded = load_npz(file, [y])  # not the images
             _check_array(file, y, loaded)
             return Counter(map(str, loaded[y].tolist()))
     return Counter(class_names(spec))
@@ -514,10 +515,10 @@ def _npz_part(path: Path) -> tuple[Path, str] | None:
 
 def _read_arrays(path: Path, ending: str, origin: str, need_labels: bool) -> tuple[Domain, Labels]:
     x, y = f"x{ending}", f"y{ending}"
-    arrays = _load_arrays(path, [x, y])
+    arrays = load_npz(path, [x, y])
     for name in (x, y) if need_labels else (x,):
         _check_array(path, name, arrays)
-    domain = _array_domain(arrays[x], origin)
+    domain = replace(_array_domain(np.asarray(arrays[x]), origin), mapped=_mapped_from(arrays[x]))
     return domain, _array_labels(arrays[y], domain) if y in arrays else (None,) * len(domain)
 
 
@@ -529,18 +530,12 @@ def _check_array(path: Path, name: str, arrays: Mapping[str, object]) -> None:
         )
 
 
-def _load_arrays(path: Path, names: Iterable[str]) -> dict[str, npt.NDArray[np.generic]]:
-    """Those of the arrays that the file has."""
-    with path.open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise DataError(f"{path} is not an .npz file: save it with numpy.savez(file, x=..., y=...).")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: np.asarray(arrays[name]) for name in names if name in arrays}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} holds an array that cannot be loaded: save it again as plain numbers or text, without objects."
-        ) from error
+def _mapped_from(x: npt.NDArray[np.generic]) -> bytes | None:
+    if not isinstance(x, np.memmap):
+        return None
+    path = os.path.realpath(str(x.filename))
+    found, _, _, size, mtime_ns, _ = _state(path)
+    return file_record(path, found, size, mtime_ns) + f"\0{x.offset}".encode()
 
 
 def _array_domain(x: npt.NDArray[np.generic], origin: str) -> Domain:

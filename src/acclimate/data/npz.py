@@ -1,0 +1,62 @@
+"""Arrays from an .npz file: large ones are mapped, so that they may be larger than the memory."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from acclimate.errors import DataError
+
+MAP_FROM = 2**28  # bytes: a smaller array is loaded, so that whoever writes the file anew does not disturb a run
+NAME_LENGTHS = struct.Struct("<26xHH")  # where a member's own header says how long its name and its extra field are
+
+
+def load_npz(path: Path, names: Iterable[str]) -> dict[str, npt.NDArray[np.generic]]:
+    """Those of the arrays that the file has; `numpy.memmap`, read-only, where an array is large and not compressed.
+
+    Raises:
+        DataError: The file is not an .npz, or one of the arrays cannot be loaded without unpickling it.
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise DataError(f"{path} is not an .npz file: save it with numpy.savez(file, x=..., y=...).")
+    try:
+        with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as arrays:
+            return {name: _array(archive, arrays, name) for name in names if name in arrays}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(
+            f"{path} holds an array that cannot be loaded: save it again as plain numbers or text, without objects."
+        ) from error
+
+
+def _array(archive: zipfile.ZipFile, arrays: np.lib.npyio.NpzFile, name: str) -> npt.NDArray[np.generic]:
+    mapped = _mapped(archive, f"{name}.npy") if f"{name}.npy" in archive.namelist() else None
+    return np.asarray(arrays[name]) if mapped is None else mapped
+
+
+def _mapped(archive: zipfile.ZipFile, name: str) -> np.memmap[tuple[int, ...], np.dtype[np.generic]] | None:
+    """The array that lies in the archive as it is in memory; None if it is small, compressed or holds objects."""
+    member = archive.getinfo(name)
+    if member.compress_type != zipfile.ZIP_STORED or member.file_size < MAP_FROM:
+        return None
+    with archive.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            return None
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = read(file)
+        inside = file.tell()
+    if dtype.hasobject:
+        return None
+    with Path(str(archive.filename)).open("rb") as whole:
+        whole.seek(member.header_offset)
+        header = whole.read(NAME_LENGTHS.size)
+    start = member.header_offset + len(header) + sum(NAME_LENGTHS.unpack(header)) + inside
+    return np.memmap(str(archive.filename), dtype, "r", start, shape, "F" if fortran else "C")
