@@ -316,6 +316,23 @@ def test_images_that_have_moved_are_told_of(tmp_path: Path) -> None:
     assert Page(run / "report.html").attributes("src")
 
 
+def test_relative_paths_are_found_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They start from the folder that the run was started in, also when the whole tree has moved since."""
+    pictures(tmp_path / "there" / "s"), pictures(tmp_path / "there" / "t", shade=20)
+    monkeypatch.chdir(tmp_path / "there")
+    run = ran(tmp_path, "--source", "s", "--target", "t", *LENET)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert not report.write(run).left_out
+    assert Page(run / "report.html").attributes("src")
+
+    (tmp_path / "there").rename(tmp_path / "moved")
+    assert "does not exist" in report.write(run).left_out[0]
+    monkeypatch.chdir(tmp_path / "moved")
+    (sentence,) = report.write(run).left_out
+    assert "the images are those of now" in sentence
+
+
 def test_without_the_model_the_rest_is_shown(tmp_path: Path) -> None:
     source, target = vectors(tmp_path / "s.npz"), vectors(tmp_path / "t.npz", shift=0.5)
     run = ran(tmp_path, "--source", source, "--target", target, *TINY)

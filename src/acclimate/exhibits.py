@@ -199,13 +199,14 @@ def read_data(run: Run, left_out: list[str]) -> Data | None:
     settings = run.record["settings"]
     what = "Without the data there are no images, no embedding and no maps of what the model looks at"
     try:
-        source, target = read_source(settings["source"]), read_target(settings["target"])
+        place = _place(run, settings["target"])
+        source, target = read_source(_place(run, settings["source"])), read_target(place)
         if (kept := _positions(run.names, target.names)) is None or tuple(source.classes) != tuple(run.classes):
             raise DataError(f"{settings['target']} or {settings['source']} has changed since the run.")
         target = target.select(kept)
         answers = None
         if run.scores is not None and not run.tested:
-            found = read_answers(settings["target"], target, run.classes, allow_mismatch=True)
+            found = read_answers(place, target, run.classes, allow_mismatch=True)
             answers = found.labels if found is not None else None
     except AcclimateError as error:
         left_out.append(f"{what}: {error}")
@@ -213,6 +214,12 @@ def read_data(run: Run, left_out: list[str]) -> Data | None:
     if target.fingerprint() != run.record["data"]["target"]["fingerprint"]:
         left_out.append("The target's files have other places or times than in the run: the images are those of now.")
     return Data(source, target, answers)
+
+
+def _place(run: Run, path: str) -> Path:
+    """Where a path of the settings leads from the folder that the run was started in, or else from this one."""
+    place = Path(run.record["data"].get("paths_start_from", ""), path)
+    return place if place.exists() or place.parent.is_file() else Path(path)  # a part of an .npz lies below a file
 
 
 def _positions(names: Sequence[str], among: Sequence[str]) -> list[int] | None:

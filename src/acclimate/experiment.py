@@ -517,6 +517,7 @@ def _data_json(task: Task) -> dict[str, Any]:
     source, target = task.source, task.target
     counts = Counter(source.labels.tolist())
     return {
+        "paths_start_from": str(Path.cwd()),
         "source": {
             "origin": source.domain.origin,
             "items": len(source),
