@@ -186,14 +186,13 @@ def score(probabilities: Probabilities, answers: Answers, classes: Sequence[str]
     Raises:
         DataError: No item has a label.
     """
-    from sklearn.metrics import confusion_matrix
-
     known = answers.labels >= 0
     if not known.any():
         raise DataError("No image of the target has a label that is a class of the source, so nothing can be scored.")
     truth, predicted = answers.labels[known], probabilities.argmax(1)[known]
-    confusion = confusion_matrix(truth, predicted, labels=np.arange(len(classes)))
-    return Scores(tuple(classes), confusion.astype(np.int64), int((~known).sum()))
+    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    np.add.at(confusion, (truth, predicted), 1)
+    return Scores(tuple(classes), confusion, int((~known).sum()))
 
 
 @dataclass(frozen=True)
