@@ -225,6 +225,21 @@ def test_m_ts_batch_norm_sees_each_target_batch_once_and_m_ss_none() -> None:
 # Training
 
 
+def test_dropout_acts_in_the_source_stage_alone() -> None:
+    body = nn.Sequential(nn.Linear(6, 5), nn.Dropout(), nn.Unflatten(1, (5, 1, 1)), nn.Dropout2d(), nn.Flatten())
+    method = ADDA(Network(body, nn.Identity(), 5, bottleneck=4), K, hidden=7).double().train()
+    stages = method.stages(data())
+    next(stages)
+    drops = [m for net in method.networks for m in net.modules() if isinstance(m, nn.Dropout | nn.Dropout2d)]
+    assert len(drops) == 4
+    assert all(m.training for m in drops)
+    next(stages)
+    assert not any(m.training for m in drops)
+    assert all(m.training for m in method.target_net.modules() if isinstance(m, nn.BatchNorm1d))
+    x = normal(8, 6)
+    assert_close(method.target_net(x), method.target_net(x))
+
+
 @pytest.mark.parametrize("mapping", MAPPINGS)
 @pytest.mark.parametrize("critic", CRITICS)
 def test_five_steps_of_each_stage_are_those_of_three_optimisers(critic: Critic, mapping: str) -> None:

@@ -17,6 +17,8 @@ from acclimate.layers import Critic, Discriminator
 from acclimate.losses import domain_loss
 from acclimate.methods.base import Method, Objective, Side, Stage
 
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
+
 
 class ADDA(Method):
     """Adversarial Discriminative Domain Adaptation (Tzeng, Hoffman, Saenko and Darrell, CVPR 2017).
@@ -35,6 +37,8 @@ class ADDA(Method):
         weigh a half in its loss. They share its BatchNorm statistics, in the mapping loss as well, of which only the
         target's part is taken. `mapping="minimax"` is the loss of TLL's variant, which reverses the discriminator's
         gradient, in the same two objectives: M_t ascends on the target's part of the domain loss with weight ramp.
+        M_t trains without its dropout, where the network has any: M_s, which is frozen, drops nothing, so that the
+        discriminator would know M_t's features by their zeros, whatever M_t learned.
         The schedules run on over both stages, where TLL begins anew with the second. The domain logits are of both
         networks, whatever the batch: in training the source goes through M_s and the target through M_t.
 
@@ -85,6 +89,9 @@ class ADDA(Method):
         yield Stage(self.step, self.pretrain, "source")
         self.target_net.load_state_dict(self.net.state_dict())
         self.net.eval()
+        for module in self.target_net.modules():
+            if isinstance(module, DROPOUT):
+                module.eval()
         yield Stage(self.adapt, 1 - self.pretrain, "adapt")
 
     def step(self, s: Labelled, t: Unlabelled) -> Iterator[Objective]:
