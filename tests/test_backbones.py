@@ -271,6 +271,19 @@ def test_a_split_survives_a_copy_and_its_weights_a_file(small: Backbone) -> None
         assert torch.equal(again_top(again_trunk(x)), small.body(x))
 
 
+def test_a_last_stage_without_weights_is_not_the_top() -> None:
+    """VGG's last entry is a pooling, after which nothing could be trained."""
+    backbone = load_backbone("resnet10t", pretrained=False)
+    x = images(backbone)
+    model = backbone.body.model
+    model.feature_info += [{"module": "layer4"}] * 2
+    trunk, top = split_top(backbone)
+    weights = sum(p.numel() for p in top.parameters())
+    assert weights == sum(p.numel() for p in model.layer4.parameters()) > 0
+    with torch.inference_mode():
+        assert torch.equal(top(trunk(x)), backbone.body(x))
+
+
 @pytest.mark.parametrize("name", ["lenet", "cait_xxs24_224"])
 def test_what_cannot_be_split(name: str) -> None:
     with pytest.raises(OptionError, match=f"^{name} cannot be split; use --tune head or --tune all.$"):

@@ -110,7 +110,8 @@ def split_top(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
     """The body of a backbone as a trunk, to be frozen, and its last stage, to be trained on the trunk's cached output.
 
     The top is what follows the second last entry of timm's `feature_info`: ResNet's layer4, a vision transformer's
-    last block and norm. Both parts are copies, without a weight in common; `top(trunk(x))` equals `body(x)`.
+    last block and norm. Where that has no weights, as VGG's last pooling, it begins an entry earlier. Both parts are
+    copies, without a weight in common; `top(trunk(x))` equals `body(x)`.
 
     Raises:
         OptionError: The body is not a chain of modules there, so that its last stage does not stand alone.
@@ -314,24 +315,31 @@ class _Trunk(nn.Module):
 
 
 def _cut(body: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """Takes a body apart after the second last entry of `feature_info`."""
+    """Takes a body apart after the last entry of `feature_info` that leaves weights to train."""
     model: Any = body.model
-    last = model.feature_info[-2]["module"]
-    top = nn.Sequential(*_take_after(model, last), body.layout)  # type: ignore[arg-type]
+    entries = [entry["module"] for entry in model.feature_info[:-1]]
+    last = next(entry for entry in reversed(entries) if any(_weights(part) for *_, part in _after(model, entry)))
+    following = _after(model, last)
+    for container, name, _ in following:
+        delattr(container, name)
+    top = nn.Sequential(*(part for *_, part in following), body.layout)  # type: ignore[arg-type]
     return _Trunk(model, last), top
 
 
-def _take_after(model: nn.Module, path: str) -> list[nn.Module]:
-    """Removes the modules that come after the one at `path`, and returns them, the innermost container's first."""
-    taken = []
+def _after(model: nn.Module, path: str) -> list[tuple[nn.Module, str, nn.Module]]:
+    """The modules that come after the one at `path`, the innermost container's first: where each is, and itself."""
+    found = []
     parts = path.split(".")
     for depth in reversed(range(len(parts))):
         container = model.get_submodule(".".join(parts[:depth]))
         names = [name for name, _ in container.named_children()]
-        for name in names[names.index(parts[depth]) + 1 :]:
-            taken.append(container.get_submodule(name))
-            delattr(container, name)
-    return taken
+        later = names[names.index(parts[depth]) + 1 :]
+        found += [(container, name, container.get_submodule(name)) for name in later]
+    return found
+
+
+def _weights(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters())
 
 
 def _inseparable(name: str) -> OptionError:
