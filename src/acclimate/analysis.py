@@ -20,6 +20,7 @@ Array: TypeAlias = npt.NDArray[np.float64]
 
 COMPONENTS = 50  # of a feature that t-SNE sees, as its authors recommend
 PERPLEXITY = 30.0
+ITERATIONS = 500  # half of scikit-learn's: the divergence of 800 photos ends 2 % higher, in half of the time
 REGULARISATION = 0.01  # C of the classifier behind the A-distance: there are about as many samples as channels
 
 
@@ -70,7 +71,8 @@ def tsne(f_s: Array, f_t: Array, seed: int = 0) -> tuple[Array, Array]:
         f = np.pad(f / np.abs(f).max(), ((0, 0), (0, max(2 - f.shape[1], 0))))  # it begins with two components
         f = PCA(min(COMPONENTS, *f.shape), svd_solver="full").fit_transform(f)
         perplexity = min(PERPLEXITY, (len(f) - 1) / 3)
-        plane = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(f).astype(np.float64)
+        layout = TSNE(perplexity=perplexity, init="pca", max_iter=ITERATIONS, random_state=seed)
+        plane = layout.fit_transform(f).astype(np.float64)
     low, high = plane.min(0), plane.max(0)
     extent = max(float((high - low).max()), 1e-12)
     plane = 0.5 + (plane - (low + high) / 2) / extent

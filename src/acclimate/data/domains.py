@@ -35,6 +35,7 @@ ROWS_AT_ONCE = 4096  # of an array that is looked through
 STATE = np.dtype(
     [("found", "?"), ("device", "<u8"), ("number", "<u8"), ("size", "<i8"), ("mtime_ns", "<i8"), ("link", "?")]
 )
+IDENTITY = np.dtype("S16")
 ARRAY_FORMS = "uint8 images (N, H, W) or (N, H, W, 1, 3 or 4), or float vectors (N, D)"
 
 
@@ -49,7 +50,7 @@ class Domain:
             The paths are plain text, because a Path takes longer to make than all else that is asked of a file.
         names: One name an item, as found: the path below the folder, the path in the list, or the row's number.
         origin: What the user named, for messages.
-        mapped: The `file_record` of the file that an array is mapped from, and its place there; None if it is not.
+        mapped: The `file_identity` of the file that an array is mapped from, and its place there; None if it is not.
     """
 
     items: Items
@@ -87,7 +88,7 @@ class Domain:
     def _fingerprint(self) -> str:
         digest = hashlib.sha256()
         if isinstance(self.items, tuple):
-            digest.update(b"".join(record + b"\0" for record in self.records()))
+            digest.update(self.file_identities.tobytes())
         else:
             digest.update(f"{self.items.dtype.str} {self.items.shape}".encode())
             digest.update(self.mapped or np.ascontiguousarray(self.items).reshape(-1).view(np.uint8).data)
@@ -117,10 +118,11 @@ class Domain:
             place = f"{folder_of(folder)}{name}"
             yield os.path.realpath(place) if link else place
 
-    def records(self) -> Iterator[bytes]:
-        """A `file_record` of each file."""
+    @cached_property
+    def file_identities(self) -> npt.NDArray[np.bytes_]:
+        """The `file_identity` of each file, (N,) of type `IDENTITY`; empty for an array."""
         fields = (self.states[name].tolist() for name in ("found", "size", "mtime_ns"))
-        return map(file_record, self.real_paths(), *fields)
+        return np.frombuffer(b"".join(map(_identity, self.real_paths(), *fields)), IDENTITY)
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,9 +303,15 @@ def _numbers(domain: Domain) -> list[tuple[int, int]]:
     return list(zip(states["device"].tolist(), states["number"].tolist(), strict=True))
 
 
-def file_record(path: str, found: bool, size: int, mtime_ns: int) -> bytes:
-    """What changes with a file: its resolved path, its size and its time of change."""
-    return os.fsencode(f"{path}\0{size} {mtime_ns}" if found else f"{path}\0gone")
+def file_identity(path: str) -> bytes:
+    """What identifies a file without reading it: a hash of its resolved path, its size and its time of change."""
+    found, _, _, size, mtime_ns, _ = _state(path)
+    return _identity(os.path.realpath(path), found, size, mtime_ns)
+
+
+def _identity(path: str, found: bool, size: int, mtime_ns: int) -> bytes:
+    state = f"{size} {mtime_ns}" if found else "gone"
+    return hashlib.blake2b(b"file" + os.fsencode(f"{path}\0{state}"), digest_size=IDENTITY.itemsize).digest()
 
 
 def _state(path: str) -> tuple[bool, int, int, int, int, bool]:
@@ -533,9 +541,7 @@ def _check_array(path: Path, name: str, arrays: Mapping[str, object]) -> None:
 def _mapped_from(x: npt.NDArray[np.generic]) -> bytes | None:
     if not isinstance(x, np.memmap):
         return None
-    path = os.path.realpath(str(x.filename))
-    found, _, _, size, mtime_ns, _ = _state(path)
-    return file_record(path, found, size, mtime_ns) + f"\0{x.offset}".encode()
+    return file_identity(str(x.filename)) + str(x.offset).encode()
 
 
 def _array_domain(x: npt.NDArray[np.generic], origin: str) -> Domain:

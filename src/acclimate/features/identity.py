@@ -12,12 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from acclimate.data.batches import Indices
-from acclimate.data.domains import Domain, file_record
+from acclimate.data.domains import IDENTITY, Domain
 from acclimate.errors import OptionError
 
 Identities: TypeAlias = npt.NDArray[np.bytes_]
-
-IDENTITY = np.dtype("S16")
 
 
 def identities(domain: Domain) -> Identities:
@@ -36,21 +34,8 @@ def identities(domain: Domain) -> Identities:
     elif by == "content":
         digests = map(_file_content, domain.items)
     else:
-        digests = map(_of_record, domain.records())
+        return domain.file_identities
     return np.frombuffer(b"".join(digests), IDENTITY)
-
-
-def file_identity(path: str) -> bytes:
-    """What identifies a file, by its resolved path, without reading it."""
-    try:
-        status = os.stat(path)  # noqa: PTH116 (a Path takes longer)
-    except OSError:
-        return _of_record(file_record(path, False, 0, 0))
-    return _of_record(file_record(path, True, status.st_size, status.st_mtime_ns))
-
-
-def _of_record(record: bytes) -> bytes:
-    return hashlib.blake2b(b"file" + record, digest_size=IDENTITY.itemsize).digest()
 
 
 def file_paths(domain: Domain, positions: Indices) -> list[str | None]:

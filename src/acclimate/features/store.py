@@ -31,8 +31,9 @@ import numpy.typing as npt
 
 from acclimate.data.batches import Indices
 from acclimate.data.cache_folder import cache_folder, locked, write_whole
+from acclimate.data.domains import IDENTITY
 from acclimate.data.images import Preprocess, View
-from acclimate.features.identity import IDENTITY, Identities
+from acclimate.features.identity import Identities
 
 Precision: TypeAlias = Literal["fp16", "bf16", "fp32"]
 Kind: TypeAlias = Literal["rows", "paths", "index"]

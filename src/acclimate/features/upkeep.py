@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from acclimate.data.cache_folder import locked
-from acclimate.features.identity import IDENTITY, file_identity
+from acclimate.data.domains import IDENTITY, file_identity
 from acclimate.features.store import FILES, DamagedNoteError, Note, Store, stores_folder
 
 DAY = 24 * 3600
