@@ -372,13 +372,9 @@ def _read_folder(folder: Path, need_labels: bool) -> tuple[Domain, Labels]:
     labels = tuple(map(_folder_label, found))
     if need_labels:
         _check_class_folders(folder, found, labels)
-    items = tuple(f"{_prefix(folder)}{name}" for name in found)
+    prefix = os.path.join(folder, "")  # noqa: PTH118 (a Path has no separator at its end)
+    items = tuple(f"{prefix}{name}" for name in found)
     return Domain(items, tuple(map(_printable, found)), str(folder)), labels
-
-
-def _prefix(folder: Path) -> str:
-    """What stands before the name of a file in a folder."""
-    return os.path.join(folder, "")  # noqa: PTH118 (a Path has no separator at its end)
 
 
 def _folder_label(name: str) -> str | None:

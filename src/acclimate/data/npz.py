@@ -28,20 +28,22 @@ def load_npz(path: Path, names: Iterable[str]) -> dict[str, npt.NDArray[np.gener
         if not zipfile.is_zipfile(file):
             raise DataError(f"{path} is not an .npz file: save it with numpy.savez(file, x=..., y=...).")
     try:
-        with zipfile.ZipFile(path) as archive, np.load(path, allow_pickle=False) as arrays:
-            return {name: _array(archive, arrays, name) for name in names if name in arrays}
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: _array(path, arrays, name) for name in names if name in arrays}
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(
             f"{path} holds an array that cannot be loaded: save it again as plain numbers or text, without objects."
         ) from error
 
 
-def _array(archive: zipfile.ZipFile, arrays: np.lib.npyio.NpzFile, name: str) -> npt.NDArray[np.generic]:
-    mapped = _mapped(archive, f"{name}.npy") if f"{name}.npy" in archive.namelist() else None
+def _array(path: Path, arrays: np.lib.npyio.NpzFile, name: str) -> npt.NDArray[np.generic]:
+    archive, member = arrays.zip, f"{name}.npy"
+    assert archive is not None  # until it is closed
+    mapped = _mapped(path, archive, member) if member in archive.namelist() else None
     return np.asarray(arrays[name]) if mapped is None else mapped
 
 
-def _mapped(archive: zipfile.ZipFile, name: str) -> np.memmap[tuple[int, ...], np.dtype[np.generic]] | None:
+def _mapped(path: Path, archive: zipfile.ZipFile, name: str) -> np.memmap[tuple[int, ...], np.dtype[np.generic]] | None:
     """The array that lies in the archive as it is in memory; None if it is small, compressed or holds objects."""
     member = archive.getinfo(name)
     if member.compress_type != zipfile.ZIP_STORED or member.file_size < MAP_FROM:
@@ -55,8 +57,8 @@ def _mapped(archive: zipfile.ZipFile, name: str) -> np.memmap[tuple[int, ...], n
         inside = file.tell()
     if dtype.hasobject:
         return None
-    with Path(str(archive.filename)).open("rb") as whole:
+    with path.open("rb") as whole:
         whole.seek(member.header_offset)
         header = whole.read(NAME_LENGTHS.size)
     start = member.header_offset + len(header) + sum(NAME_LENGTHS.unpack(header)) + inside
-    return np.memmap(str(archive.filename), dtype, "r", start, shape, "F" if fortran else "C")
+    return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")

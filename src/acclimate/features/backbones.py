@@ -318,8 +318,8 @@ def _cut(body: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Takes a body apart after the last entry of `feature_info` that leaves weights to train."""
     model: Any = body.model
     entries = [entry["module"] for entry in model.feature_info[:-1]]
-    last = next(entry for entry in reversed(entries) if any(_weights(part) for *_, part in _after(model, entry)))
-    following = _after(model, last)
+    candidates = ((entry, _after(model, entry)) for entry in reversed(entries))
+    last, following = next((entry, after) for entry, after in candidates if _has_weights(after))
     for container, name, _ in following:
         delattr(container, name)
     top = nn.Sequential(*(part for *_, part in following), body.layout)  # type: ignore[arg-type]
@@ -338,8 +338,8 @@ def _after(model: nn.Module, path: str) -> list[tuple[nn.Module, str, nn.Module]
     return found
 
 
-def _weights(module: nn.Module) -> bool:
-    return any(True for _ in module.parameters())
+def _has_weights(following: list[tuple[nn.Module, str, nn.Module]]) -> bool:
+    return any(True for *_, part in following for _ in part.parameters())
 
 
 def _inseparable(name: str) -> OptionError:
