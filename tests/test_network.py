@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acclimate.features.network import Level, Network
+from acclimate.features.network import Level, Network, lay_out_convolutions
 
 
 class Dtypes(nn.Module):
@@ -96,3 +96,14 @@ def test_every_part_is_trained() -> None:
     net(torch.randn(7, 3, 3, 3)).square().sum().backward()
     assert all(parameter.grad is not None for parameter in net.parameters())
     assert {name.split(".")[0] for name, _ in net.named_parameters()} == {"encoder", "pool", "bottleneck"}
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+def test_convolutions_are_laid_out_where_some_are_grouped(groups: int) -> None:
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3, groups=groups), nn.ConvTranspose2d(4, 2, 3))
+    x = torch.randn(2, 2, 7, 7)
+    before = network(x)
+    lay_out_convolutions(network)
+    last = [layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in network]
+    assert last == [groups == 2, groups == 2, False]
+    assert torch.allclose(network(x), before, atol=1e-6)

@@ -25,7 +25,7 @@ from acclimate.evaluation import Probabilities
 from acclimate.features.backbones import Backbone, fast_bf16, load_backbone, split_top, weights_fingerprint
 from acclimate.features.cache import features
 from acclimate.features.inference import folded
-from acclimate.features.network import Level, Network
+from acclimate.features.network import Level, Network, lay_out_convolutions
 from acclimate.features.pixels import Images, image_inputs
 from acclimate.features.store import Content, Precision
 from acclimate.methods.base import evaluation_mode
@@ -100,6 +100,8 @@ class Model:
         method = methods.load(setup.method)
         self.frozen, network = _divide(setup, backbone, method.needs, method=setup.method)
         self.method = method(network, len(setup.classes), **setup.options).to(self.device)
+        if self.device.type == "cpu":
+            lay_out_convolutions(self.method)
         if self.frozen is not None:
             self.frozen.to(self.device).eval().requires_grad_(False)
 

@@ -319,7 +319,12 @@ def _restore(method: Method, optimizer: torch.optim.Optimizer, tensors: Mapping[
     for key, tensor in tensors.items():
         if key.startswith("optimizer/"):
             name, entry = key.removeprefix("optimizer/").rsplit("/", 1)
-            optimizer.state[parameters[name]][entry] = tensor.to(parameters[name].device) if tensor.ndim else tensor
+            optimizer.state[parameters[name]][entry] = _like(parameters[name], tensor) if tensor.ndim else tensor
     torch.set_rng_state(tensors["random/cpu"])
     with contextlib.suppress(KeyError):
         torch.cuda.set_rng_state(tensors["random/cuda"])
+
+
+def _like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
+    """A tensor of the optimiser's on the parameter's device and in its layout, which the fused step takes for given."""
+    return torch.empty_like(parameter).copy_(tensor)

@@ -88,3 +88,16 @@ class Network(nn.Module):
         """The same network where f is the pooled vector itself, for methods in closed form, which train nothing."""
         self.bottleneck, self.dim = nn.Identity(), self.channels
         return self
+
+
+def lay_out_convolutions(module: nn.Module) -> None:
+    """Keep convolutions' weights with the channels last, in place, where that makes training on cached maps faster.
+
+    On a CPU a step takes a fifth (RegNetY) to a third (efficientnet_lite0, MobileNetV3) less time so where convolutions
+    are grouped, nothing less for ResNeXt, and a sixth more for ResNet-18, so networks without groups are left alone.
+    Images come channels last whatever the network. The values differ by rounding.
+    """
+    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    if any(layer.groups > 1 for layer in convolutions):
+        for layer in convolutions:
+            layer.to(memory_format=torch.channels_last)
