@@ -13,7 +13,7 @@ from acclimate.layers import Critic, Discriminator, Discriminators, MovingCentro
 from acclimate.losses import domain_loss, semantic_loss
 
 K, D = 4, 3
-CRITICS: list[Critic] = ["mlp", "linear"]
+CRITICS: list[Critic] = ["mlp", "dropout", "linear"]
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +98,24 @@ def test_the_linear_discriminator_is_one_linear_layer() -> None:
 def test_the_mlp_discriminator_is_tlls_without_the_sigmoid() -> None:
     critic, f = shaken(Discriminator(D, hidden=5)), normal(6, D)
     assert_close(critic(f), mlp_logits(dict(critic.named_parameters()), f))
+
+
+def test_the_dropout_discriminator_is_cdans() -> None:
+    critic, f = Discriminator(200, kind="dropout", hidden=300), torch.randn(6, 200)
+    P = {name: p.detach() for name, p in critic.named_parameters()}
+    assert [tuple(p.shape) for name, p in P.items() if "weight" in name] == [(300, 200), (300, 300), (1, 300)]
+    for name, p in P.items():
+        if "bias" in name:
+            assert not p.any()
+        else:  # Glorot and Bengio's normal distribution
+            assert abs(float(p.std()) * math.sqrt(sum(p.shape) / 2) - 1) < 0.2
+    W_1, W_2, w_3 = (p for name, p in P.items() if "weight" in name)
+    critic.eval()
+    assert_close(critic(f), ((f @ W_1.T).relu() @ W_2.T).relu() @ w_3[0])
+    critic.train()
+    hidden = critic.layers[:3](f).detach()
+    assert 0.4 < float((hidden == 0).float().mean() - (f @ W_1.T <= 0).float().mean()) * 2 < 0.6
+    assert_close(hidden[hidden > 0], 2 * (f @ W_1.T)[hidden > 0])
 
 
 def test_the_mlp_discriminator_is_1024_wide_unless_told_otherwise() -> None:

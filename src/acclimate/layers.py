@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from acclimate.errors import DataError
 
-Critic: TypeAlias = Literal["mlp", "linear"]
+Critic: TypeAlias = Literal["mlp", "dropout", "linear"]
 Shallow: TypeAlias = Literal["svm", "logistic", "1nn"]
 
 
@@ -41,8 +41,9 @@ class Discriminator(nn.Module):
 
     Args:
         dim: Length of the feature it reads.
-        kind: "mlp" is Linear-BatchNorm-ReLU twice and a linear layer, as in TLL; "linear" is one linear layer.
-        hidden: Width of the MLP.
+        kind: "mlp" is Linear-BatchNorm-ReLU twice and a linear layer, as in TLL; "dropout" is Linear-ReLU-Dropout twice
+            and a linear layer, from Xavier's normal weights, as in CDAN's code; "linear" is one linear layer.
+        hidden: Width of the hidden layers.
 
     Attributes:
         layers: The layers in order; the first reads the feature and the last makes the logit.
@@ -51,10 +52,16 @@ class Discriminator(nn.Module):
     def __init__(self, dim: int, *, kind: Critic = "mlp", hidden: int = 1024) -> None:
         super().__init__()
         self.layers = nn.Sequential()
-        for width in [hidden, hidden] if kind == "mlp" else []:
-            self.layers.extend([nn.Linear(dim, width), nn.BatchNorm1d(width), nn.ReLU()])
+        for width in [] if kind == "linear" else [hidden, hidden]:
+            after = [nn.BatchNorm1d(width), nn.ReLU()] if kind == "mlp" else [nn.ReLU(), nn.Dropout(0.5)]
+            self.layers.extend([nn.Linear(dim, width), *after])
             dim = width
         self.layers.append(nn.Linear(dim, 1))
+        if kind == "dropout":
+            for layer in self.layers:
+                if isinstance(layer, nn.Linear):
+                    nn.init.xavier_normal_(layer.weight)
+                    nn.init.zeros_(layer.bias)
 
     def forward(self, f: Tensor) -> Tensor:
         """Logits (B,) of the features (B, d)."""

@@ -47,8 +47,8 @@ class ADDA(Method):
         num_classes: K.
         pretrain: The part of the run that the source stage takes; TLL has 3 / 23.
         mapping: The loss of M_t: "inverted" labels, or "minimax", the discriminator's loss with the opposite sign.
-        critic: The discriminator: "mlp" or "linear".
-        hidden: Width of the "mlp".
+        critic: The discriminator: "mlp", "dropout" (as in CDAN's code) or "linear".
+        hidden: Width of the discriminator's hidden layers.
 
     Raises:
         OptionError: `pretrain` leaves one of the stages without a step.

@@ -34,9 +34,10 @@ class CDAN(Method):
     Differences from the paper:
         The network, the discriminator with BatchNorm and the schedules are those of TLL, and so are the weights w:
         constants that sum to 1 over both domains together. In the authors' code they sum to a half in each domain, and
-        the entropy is no constant: its reversed gradient pushes the classifier (`weights="domain"`). That code takes
-        the random map only on request (`random="off"`), where the paper takes it by the rule above. The entropy is
-        exact; both codes add 1e-5 inside of its logarithm.
+        the entropy is no constant: its reversed gradient pushes the classifier (`weights="domain"`); the discriminator
+        has dropout in place of BatchNorm (`critic="dropout"`). That code takes the random map only on request
+        (`random="off"`), where the paper takes it by the rule above. The entropy is exact; both codes add 1e-5 inside
+        of its logarithm.
 
     Args:
         net: The network.
@@ -47,8 +48,8 @@ class CDAN(Method):
         random: The random map in place of the product: "on", "off", or "auto", by the length of the product.
         random_dim: Length of h after the random map.
         trade_off: Weight of the domain loss, for the discriminator as well.
-        critic: The discriminator: "mlp" or "linear".
-        hidden: Width of the "mlp".
+        critic: The discriminator: "mlp", "dropout" (as in CDAN's code) or "linear".
+        hidden: Width of the discriminator's hidden layers.
     """
 
     paper = "Long et al., Conditional Adversarial Domain Adaptation, NeurIPS 2018"

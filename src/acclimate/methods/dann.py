@@ -31,8 +31,8 @@ class DANN(Method):
         net: The network.
         num_classes: K.
         trade_off: Weight of the domain loss, for the discriminator as well.
-        critic: The discriminator: "mlp" or "linear".
-        hidden: Width of the "mlp".
+        critic: The discriminator: "mlp", "dropout" (as in CDAN's code) or "linear".
+        hidden: Width of the discriminator's hidden layers.
     """
 
     paper = "Ganin et al., Domain-Adversarial Training of Neural Networks, JMLR 2016"

@@ -39,8 +39,8 @@ class MSTN(Method):
         semantic_weight: Weight of the semantic loss, times the ramp.
         theta: Weight of the past in the moving centroids.
         reduction: How the distance of the centroids is taken: "mean" or "sum".
-        critic: The discriminator: "mlp" or "linear".
-        hidden: Width of the "mlp".
+        critic: The discriminator: "mlp", "dropout" (as in CDAN's code) or "linear".
+        hidden: Width of the discriminator's hidden layers.
     """
 
     paper = "Xie et al., Learning Semantic Representations for Unsupervised Domain Adaptation, ICML 2018"

@@ -46,8 +46,8 @@ class SimNet(Method):
         rank: m, the rows of U and V.
         unit: Scale the prototypes to length 1; without it P = mu.
         theta: Weight of the past in the moving prototypes.
-        critic: The discriminator: "mlp" or "linear".
-        hidden: Width of the "mlp".
+        critic: The discriminator: "mlp", "dropout" (as in CDAN's code) or "linear".
+        hidden: Width of the discriminator's hidden layers.
     """
 
     paper = "Pinheiro, Unsupervised Domain Adaptation with Similarity Learning, CVPR 2018"
