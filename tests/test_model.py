@@ -274,3 +274,13 @@ def test_a_class_name_stays_data(tmp_path: Path) -> None:
     result = json.loads(succeeds("predict", run, target, "--out", tmp_path / "p.csv", "--json").stdout)
     assert list(result["classes"]) == ["=1+1", "[bold]b[/bold]", 'c"\n']
     assert '(=1+1, [bold]b[/bold], c"\\n)' in refused("evaluate", run, target)
+
+
+def test_a_network_with_grouped_convolutions_is_trained_with_the_channels_last(tmp_path: Path) -> None:
+    backbone = load_backbone("test_efficientnet", pretrained=False)
+    entries = {"backbone": "test_efficientnet", "vector": None, "tune": "top", "preprocess": backbone.preprocess}
+    Model(setup(**entries), backbone).save(tmp_path)
+    weights = [p for p in Model.load(tmp_path).method.net.encoder.parameters() if p.ndim == 4]
+    assert weights
+    for w in weights:  # the strides, since weights of one pixel or one channel are contiguous either way
+        assert w.stride() == torch.empty_like(w, memory_format=torch.channels_last).stride()
