@@ -22,6 +22,8 @@ bench: $(VENV)/installed-dev
 	$(BIN)/python benchmarks/speed.py
 	$(BIN)/python benchmarks/methods.py
 	$(BIN)/python benchmarks/extraction.py
+	$(BIN)/python benchmarks/layout.py
+	$(BIN)/python benchmarks/fit.py
 	$(BIN)/python benchmarks/scale.py
 
 # The stamps are made anew when the dependencies change.

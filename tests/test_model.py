@@ -276,9 +276,12 @@ def test_a_class_name_stays_data(tmp_path: Path) -> None:
     assert '(=1+1, [bold]b[/bold], c"\\n)' in refused("evaluate", run, target)
 
 
-def test_a_network_with_grouped_convolutions_is_trained_with_the_channels_last(tmp_path: Path) -> None:
-    backbone = load_backbone("test_efficientnet", pretrained=False)
-    entries = {"backbone": "test_efficientnet", "vector": None, "tune": "top", "preprocess": backbone.preprocess}
+@pytest.mark.parametrize(("name", "tune"), [("test_efficientnet", "top"), ("lenet", "all")])
+def test_grouped_convolutions_and_those_of_images_are_trained_with_the_channels_last(
+    name: str, tune: str, tmp_path: Path
+) -> None:
+    backbone = load_backbone(name, pretrained=False)
+    entries = {"backbone": name, "vector": None, "tune": tune, "preprocess": backbone.preprocess}
     Model(setup(**entries), backbone).save(tmp_path)
     weights = [p for p in Model.load(tmp_path).method.net.encoder.parameters() if p.ndim == 4]
     assert weights

@@ -99,11 +99,12 @@ def test_every_part_is_trained() -> None:
 
 
 @pytest.mark.parametrize("groups", [1, 2])
-def test_convolutions_are_laid_out_where_some_are_grouped(groups: int) -> None:
+@pytest.mark.parametrize("images", [False, True])
+def test_convolutions_are_laid_out_for_images_and_where_some_are_grouped(groups: int, images: bool) -> None:
     network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3, groups=groups), nn.ConvTranspose2d(4, 2, 3))
     x = torch.randn(2, 2, 7, 7)
     before = network(x)
-    lay_out_convolutions(network)
+    lay_out_convolutions(network, images=images)
     last = [layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in network]
-    assert last == [groups == 2, groups == 2, False]
+    assert last == [images or groups == 2, images or groups == 2, False]
     assert torch.allclose(network(x), before, atol=1e-6)

@@ -101,7 +101,7 @@ class Model:
         self.frozen, network = _divide(setup, backbone, method.needs, method=setup.method)
         self.method = method(network, len(setup.classes), **setup.options).to(self.device)
         if self.device.type == "cpu":
-            lay_out_convolutions(self.method)
+            lay_out_convolutions(self.method, images=network.level == "image")
         if self.frozen is not None:
             self.frozen.to(self.device).eval().requires_grad_(False)
 
