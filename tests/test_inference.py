@@ -1,4 +1,4 @@
-"""Folding: the same features from fewer layers, whatever the network."""
+"""The same features from fewer layers and casts, whatever the network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from acclimate.features.backbones import load_backbone, split_top
-from acclimate.features.inference import folded
+from acclimate.features.inference import cast, folded
 
 
 def trained(network: nn.Module) -> nn.Module:
@@ -112,3 +112,64 @@ def test_parts_that_may_be_missing(affine: bool, bias: bool) -> None:
 def test_statistics_of_the_batch_are_left() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
     check(network.eval(), torch.randn(2, 3, 8, 8), 1)
+
+
+def under_autocast(network: nn.Module, x: Tensor) -> Tensor:
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        f: Tensor = network(x)
+    return f
+
+
+@pytest.mark.parametrize("name", ["resnet18", "test_vit"])
+def test_a_cast_network_has_the_same_features_under_autocast(name: str) -> None:
+    backbone = trained(load_backbone(name, pretrained=False))
+    x = torch.randn(2, 3, 64, 64) if name != "test_vit" else torch.randn(2, 3, 160, 160)
+    before = copy.deepcopy(backbone.state_dict())
+    faster = cast(backbone, torch.rand_like(x))
+    assert torch.equal(under_autocast(faster, x), under_autocast(backbone, x))
+    layers = [module for module in faster.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    assert layers
+    assert all(layer.weight.dtype == torch.bfloat16 for layer in layers)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in backbone.state_dict().items())
+
+
+class Scaled(nn.Conv2d):
+    """Computes with its weight, which must not lose digits before that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight / self.weight.std(), self.bias)
+
+
+class Norm(nn.Module):
+    """Reads the weight of a layer outside of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.linear.weight.square().sum().sqrt()
+
+
+class Matched(nn.Module):
+    """Multiplies what autocast leaves alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.take_along_dim(self.linear.weight, torch.zeros(1, 3, dtype=torch.int64), 0).lerp(x[:, 0, 0], 0.5)
+
+
+def test_a_layer_that_computes_its_weight_keeps_its_digits() -> None:
+    network = nn.Sequential(Scaled(3, 4, 3), nn.Conv2d(4, 4, 3)).eval().requires_grad_(False)
+    faster = cast(network, torch.randn(2, 3, 7, 7))
+    assert [layer.weight.dtype for layer in faster] == [torch.float32, torch.bfloat16]
+
+
+@pytest.mark.parametrize("kind", [Norm, Matched])
+def test_a_network_that_a_cast_changes_is_left_as_it_is(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = kind().eval().requires_grad_(False)
+    assert cast(network, torch.randn(1, 3, 3, 3)) is network

@@ -24,7 +24,7 @@ from acclimate.errors import AcclimateError, DataError, OptionError
 from acclimate.evaluation import Probabilities
 from acclimate.features.backbones import Backbone, fast_bf16, load_backbone, split_top, weights_fingerprint
 from acclimate.features.cache import features
-from acclimate.features.inference import folded
+from acclimate.features.inference import cast, folded
 from acclimate.features.network import Level, Network, lay_out_convolutions
 from acclimate.features.pixels import Images, image_inputs
 from acclimate.features.store import Content, Precision
@@ -152,8 +152,9 @@ class Model:
         assert self.frozen is not None
         assert self.setup.preprocess is not None
         channels, side = self.setup.preprocess.channels, self.setup.preprocess.size
-        x = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0))
-        return folded(self.frozen, x.to(self.device))
+        x = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0)).to(self.device)
+        network = folded(self.frozen, x)
+        return cast(network, x) if self.setup.bf16 else network
 
     def check(self, domain: Domain) -> None:
         """Check, without computing anything, that the model can read a domain.

@@ -33,6 +33,28 @@ def folded(network: nn.Module, x: Tensor) -> nn.Module:
         return faster if _agrees(faster, x, expected) else network
 
 
+def cast(network: nn.Module, x: Tensor) -> nn.Module:
+    """A network for inference under autocast alone, whose convolutions and linear layers are bfloat16 already.
+
+    Autocast casts them anew for every batch, since it keeps only those that need a gradient. It is a copy with the
+    same features, or the network itself where some layer's weight is used in another way too.
+
+    Args:
+        network: In evaluation mode.
+        x: An input (B, C, H, W) to try it on.
+    """
+    faster = copy.deepcopy(network)
+    for module in faster.modules():
+        if type(module) in (nn.Conv2d, nn.Linear):  # a subclass may compute its weight
+            module.to(torch.bfloat16)
+    with torch.inference_mode(), torch.autocast(x.device.type, dtype=torch.bfloat16):
+        expected = network(x)
+        try:
+            return faster if torch.equal(faster(x), expected) else network
+        except RuntimeError:  # types that do not go together
+            return network
+
+
 def _convolutions_and_norms(network: nn.Module, x: Tensor) -> tuple[Pairs, Tensor]:
     """The names of each convolution and of the normalisation that reads its output, and what the network returns."""
     made: dict[int, tuple[str, Tensor]] = {}  # by the tensor's id, which is its own as long as it is kept here
