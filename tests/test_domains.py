@@ -304,6 +304,10 @@ class TestArrays:
         assert source.labels.tolist() == [1, 0]
         assert class_names(tmp_path / "x.npz") == ("b", "a")
 
+    def test_the_labels_alone_are_read_without_the_vectors(self, tmp_path: Path) -> None:
+        np.savez(tmp_path / "x.npz", x=np.full((2, 7), np.nan), y=[3, 10])  # which reading the vectors refuses
+        assert class_names(tmp_path / "x.npz") == ("3", "10")
+
     def test_target_without_labels(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", x=np.ones((2, 7)))
         assert class_names(tmp_path / "x.npz") == (None, None)

@@ -189,6 +189,10 @@ def class_names(spec: str | Path) -> Labels:
     with _reading(str(path)), _uncollected():
         if path.is_dir() and (found := _images_below(path)):  # the names alone: a path of each takes longer
             return tuple(map(_folder_label, found))
+        if arrays := _npz_part(path):
+            file, y = arrays[0], f"y{arrays[1]}"
+            if y in (loaded := load_npz(file, [y])):  # not the vectors, through which reading them looks for NaN
+                return _array_labels(loaded[y], str(path))
     return _read(path, need_labels=False)[1]
 
 
@@ -523,7 +527,12 @@ def _read_arrays(path: Path, ending: str, origin: str, need_labels: bool) -> tup
     for name in (x, y) if need_labels else (x,):
         _check_array(path, name, arrays)
     domain = replace(_array_domain(np.asarray(arrays[x]), origin), mapped=_mapped_from(arrays[x]))
-    return domain, _array_labels(arrays[y], domain) if y in arrays else (None,) * len(domain)
+    if y not in arrays:
+        return domain, (None,) * len(domain)
+    labels = _array_labels(arrays[y], origin)
+    if len(labels) != len(domain):
+        raise DataError(f"{origin} has {len(domain):,} items in x but {len(labels):,} labels in y: give one an item.")
+    return domain, labels
 
 
 def _check_array(path: Path, name: str, arrays: Mapping[str, object]) -> None:
@@ -562,11 +571,7 @@ def _first_not_finite(x: npt.NDArray[Any]) -> int | None:
     return None
 
 
-def _array_labels(y: npt.NDArray[np.generic], domain: Domain) -> tuple[str, ...]:
+def _array_labels(y: npt.NDArray[np.generic], origin: str) -> tuple[str, ...]:
     if y.dtype.kind not in "iuU" or y.ndim != 1:
-        raise DataError(
-            f"The array y of {domain.origin} is {y.dtype} of shape {y.shape}: give one integer or text an item."
-        )
-    if len(y) != len(domain):
-        raise DataError(f"{domain.origin} has {len(domain):,} items in x but {len(y):,} labels in y: give one an item.")
-    return tuple(str(label) for label in y)
+        raise DataError(f"The array y of {origin} is {y.dtype} of shape {y.shape}: give one integer or text an item.")
+    return tuple(map(str, y.tolist()))
