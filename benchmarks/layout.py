@@ -124,7 +124,7 @@ def page(cases: list[Case], rounds: int) -> str:
             "# Layout in memory",
             "A step of DANN on a CPU as `acclimate fit` takes it, against one where the channels of images, maps and "
             "weights come first. Images from files come channels last, which PyTorch's convolutions take up by "
-            "themselves; for cached maps, and for images, the weights are kept so where some of a network's "
+            "themselves, and their weights are kept so too; for cached maps the weights are where some of a network's "
             "convolutions are grouped. Made by `python benchmarks/layout.py --table docs/results/layout.md`.",
             "\n".join(lines),
             f"Random weights, one thread; medians of {rounds} rounds in milliseconds of processor time, and the median "
