@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from jinja2 import Environment
 
-from acclimate.report import ticks
+from acclimate.report import smoothed, svg_path, ticks
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 220, 44, 28, 24  # of a term's panel, in pixels
 COLOURS = ("#3b82c4", "#d9822b", "#5a9e4b", "#b0569e")  # legible on white and on black
-PART = 20  # a curve is smoothed over this part of the run
 
 PICTURE = """\
 <svg xmlns="http://www.w3.org/2000/svg" width="{{ width }}" height="{{ height }}" font-family="sans-serif"
@@ -63,13 +62,6 @@ def read(argument: str) -> Curve:
     return Curve(name, np.array([float(row["step"]) for row in rows]), terms)
 
 
-def smoothed(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """The mean of each value with its neighbours."""
-    n = max(len(values) // PART, 1)
-    padded = np.pad(values, (n // 2, n - 1 - n // 2), mode="edge")
-    return np.convolve(padded, np.ones(n) / n, mode="valid")
-
-
 def panel(curves: list[Curve], term: str, number: int) -> dict[str, object]:
     """What the picture shows of one term."""
     lines = [(curve, smoothed(curve.terms[term])) for curve in curves]
@@ -86,8 +78,7 @@ def panel(curves: list[Curve], term: str, number: int) -> dict[str, object]:
     seen: list[str] = []
     drawn = []
     for curve, values in lines:
-        points = zip(across(curve.steps).tolist(), up(values).tolist(), strict=True)
-        path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+        path = svg_path(across(curve.steps), up(values))
         colour = COLOURS[names.index(curve.name) % len(COLOURS)]
         drawn.append({"path": path, "colour": colour, "again": curve.name in seen})
         seen.append(curve.name)

@@ -452,7 +452,7 @@ def test_a_curve_is_drawn_in_its_frame() -> None:
 
 def test_smoothing_is_a_mean_of_neighbours() -> None:
     values = np.arange(20.0) ** 2
-    smooth = report._smoothed(values, reach=2)
+    smooth = report.smoothed(values, reach=2)
     assert smooth[0] == pytest.approx(values[:3].mean())
     assert smooth[10] == pytest.approx(values[8:13].mean())
     assert smooth[-1] == pytest.approx(values[-3:].mean())

@@ -316,7 +316,7 @@ def _curve(metrics: list[dict[str, Any]], name: str) -> Section:
     y_ticks = ticks(min(float(values.min()), 0.0), float(values.max()))
     low, high = y_ticks[0], y_ticks[-1]
     x = LEFT + (WIDTH - LEFT - RIGHT) * steps / last
-    smooth = _smoothed(values)
+    smooth = smoothed(values)
     begins = [(a["step"], b["stage"]) for a, b in pairwise(metrics) if a["stage"] != b["stage"]]
 
     def height(v: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -326,8 +326,8 @@ def _curve(metrics: list[dict[str, Any]], name: str) -> Section:
         "name": "learning rate" if name == "lr" else name,
         "last": float(values[-1]),
         "first": float(values[0]),
-        "raw": _path(x, height(values)),
-        "smooth": _path(x, height(smooth)),
+        "raw": svg_path(x, height(values)),
+        "smooth": svg_path(x, height(smooth)),
         "y_ticks": [{"at": float(height(np.array(v))), "text": _number(v)} for v in y_ticks],
         "x_ticks": [
             {"at": LEFT + (WIDTH - LEFT - RIGHT) * v / last, "text": f"{v:,.0f}"} for v in ticks(0, last) if v <= last
@@ -336,7 +336,7 @@ def _curve(metrics: list[dict[str, Any]], name: str) -> Section:
     }
 
 
-def _smoothed(values: npt.NDArray[np.float64], reach: int = 5) -> npt.NDArray[np.float64]:
+def smoothed(values: npt.NDArray[np.float64], reach: int = 5) -> npt.NDArray[np.float64]:
     """The mean of each value and up to `reach` neighbours on both sides."""
     total = np.cumsum(np.concatenate([[0.0], values]))
     i = np.arange(len(values))
@@ -345,7 +345,8 @@ def _smoothed(values: npt.NDArray[np.float64], reach: int = 5) -> npt.NDArray[np
     return smooth
 
 
-def _path(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> str:
+def svg_path(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> str:
+    """The `d` of a path through the points (x, y), in pixels."""
     return "M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in zip(x.tolist(), y.tolist(), strict=True))
 
 
