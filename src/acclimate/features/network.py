@@ -93,7 +93,7 @@ class Network(nn.Module):
 def lay_out_convolutions(module: nn.Module, *, images: bool) -> None:
     """Keep convolutions' weights with the channels last, in place, where that makes training on a CPU faster.
 
-    Images come channels last, and a step on them takes 5 to 30 % less time where the weights lie so too. On cached
+    Images come channels last, and a step on them takes 5 to 27 % less time where the weights lie so too. On cached
     maps, which come channels first, it takes a fifth (RegNetY) to a third (efficientnet_lite0, MobileNetV3) less time
     where convolutions are grouped, nothing less for ResNeXt, and a sixth more for ResNet-18, so networks without groups
     are left alone there. The values differ by rounding.
