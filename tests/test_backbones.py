@@ -127,6 +127,20 @@ def test_a_network_trains_a_digits_backbone_pool_included(name: str) -> None:
     assert net.pool[1].weight.shape == (backbone.channels, backbone.body(images(backbone)).flatten(1).shape[1])
 
 
+def test_relu_behind_the_pool_changes_no_bit_of_the_digits_network() -> None:
+    torch.manual_seed(0)
+    ours = load_backbone("digits_cnn").body
+    theirs = nn.Sequential(*(ours[i] for i in (0, 1, 3, 2, 4, 5, 7, 6)))  # ReLU before the pool, as in the papers
+    assert [type(layer) for layer in theirs[1:4]] == [nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d]
+    x, towards = torch.randn(8, 1, 28, 28), torch.randn(8, 48, 4, 4)
+    outputs, gradients = [], []
+    for body in (ours.train(), theirs.train()):
+        outputs.append(body(x))
+        gradients.append(torch.autograd.grad((outputs[-1] * towards).sum(), list(ours.parameters())))
+    assert torch.equal(*outputs)
+    assert all(map(torch.equal, *gradients))
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

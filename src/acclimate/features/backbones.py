@@ -454,15 +454,15 @@ def _lenet() -> Backbone:
 
 def _digits_cnn() -> Backbone:
     """The network of MCD and ADR for MNIST and USPS, up to its first fully connected layer."""
-    body = nn.Sequential(
+    body = nn.Sequential(  # the papers have ReLU before the pool: the same values, in a tenth more time
         nn.Conv2d(1, 32, 5),
         nn.BatchNorm2d(32),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
         nn.Conv2d(32, 48, 5),
         nn.BatchNorm2d(48),
-        nn.ReLU(),
         nn.MaxPool2d(2),
+        nn.ReLU(),
     )  # (B, 48, 4, 4)
     pool = nn.Sequential(nn.Flatten(), nn.Linear(768, 100), nn.BatchNorm1d(100), nn.ReLU())
     return Backbone("digits_cnn", _GREY, body, pool, 100, pretrained=False)
