@@ -457,7 +457,7 @@ def tokens() -> Backbone:
 
 @pytest.mark.parametrize("tune", ["head", "all"])
 def test_a_model_reads_the_number_of_regions_off_its_backbone_and_leaves_the_backbone_as_it_was(tune: Any) -> None:
-    backbone = load_backbone("digits_cnn")  # 48 channels of 4 by 4, pooled to 100
+    backbone = load_backbone("digits_cnn")  # 48 channels of 4 by 4, flattened to 768
     backbone.train()
     model = Model(replace(setup(backbone), tune=tune), backbone)
     assert model.method.net.map_shape == (48, 4, 4)
