@@ -26,6 +26,7 @@ from by_hand import copies, layer
 K, N, B = 3, 24, 8
 CRITICS: list[Critic] = ["mlp", "linear"]
 MAPPINGS = ["inverted", "minimax"]
+READS = ["feature", "logits"]
 RAMP = 2 / (1 + math.exp(-10 * 0.13)) - 1
 
 
@@ -162,17 +163,24 @@ def test_m_t_starts_as_a_copy_of_the_trained_m_s_batch_norm_included() -> None:
 
 @pytest.mark.parametrize("mapping", MAPPINGS)
 @pytest.mark.parametrize("critic", CRITICS)
-def test_the_two_objectives_and_their_gradients_are_those_of_the_equations(critic: Critic, mapping: str) -> None:
-    method, (s, t) = build(critic, mapping=mapping), batch()
+@pytest.mark.parametrize("reads", READS)
+def test_the_two_objectives_and_their_gradients_are_those_of_the_equations(
+    reads: str, critic: Critic, mapping: str
+) -> None:
+    method, (s, t) = build(critic, mapping=mapping, reads=reads), batch()
     stage = in_adapt_stage(method)
     with torch.no_grad():
-        for p in method.target_net.parameters():
+        for p in (*method.target_net.parameters(), *method.target_classifier.parameters()):
             p.add_(0.3 * torch.randn_like(p))
     P = copies(method)
     stored = (torch.zeros(4, dtype=torch.float64), torch.ones(4, dtype=torch.float64))
     f_s, f_t = features(P, "net", s.x, stored), features(P, "target_net", t.x)
+    M_t: tuple[nn.Module, ...] = (method.target_net,)
+    if reads == "logits":
+        f_s, f_t = layer(P, "classifier", f_s), layer(P, "target_classifier", f_t)
+        M_t = (method.target_net, method.target_classifier)
     first, second = stage.step(s, t)
-    assert (first.over, second.over) == ((method.critic,), (method.target_net,))
+    assert (first.over, second.over) == ((method.critic,), M_t)
     assert (set(first.terms), set(second.terms)) == ({"adversarial"}, {"adversarial_mapping"})
     parameters = dict(method.named_parameters())
 
@@ -186,10 +194,11 @@ def test_the_two_objectives_and_their_gradients_are_those_of_the_equations(criti
     wanted = mapping_loss(P, f_s, f_t, mapping, RAMP)
     assert_close(second.terms["adversarial_mapping"], wanted)
     got = gradients(second.terms["adversarial_mapping"], parameters)
-    for name, g in gradients(wanted, of(P, "target_net")).items():
+    for name, g in gradients(wanted, of(P, *["target_net", "target_classifier"][: len(M_t)])).items():
         assert_close(got[name], g, rtol=1e-9, atol=1e-12)
         assert g.abs().max() > 1e-6 or name.endswith(("encoder.bias", "bottleneck.0.bias"))
     assert not any(g.any() for name, g in got.items() if name.startswith(("net.", "classifier.")))
+    assert got["target_classifier.weight"].any() == (reads == "logits")
 
 
 @pytest.mark.parametrize("mapping", MAPPINGS)
@@ -242,8 +251,9 @@ def test_dropout_acts_in_the_source_stage_alone() -> None:
 
 @pytest.mark.parametrize("mapping", MAPPINGS)
 @pytest.mark.parametrize("critic", CRITICS)
-def test_five_steps_of_each_stage_are_those_of_three_optimisers(critic: Critic, mapping: str) -> None:
-    method = build(critic, pretrain=0.5, mapping=mapping)
+@pytest.mark.parametrize("reads", READS)
+def test_five_steps_of_each_stage_are_those_of_three_optimisers(reads: str, critic: Critic, mapping: str) -> None:
+    method = build(critic, pretrain=0.5, mapping=mapping, reads=reads)
     P = copies(method)
     for _ in train(method, data(), Recipe(steps=10, batch_size=B, lr=0.05, weight_decay=1e-2, decay=3.0)):
         pass
@@ -270,15 +280,21 @@ def test_five_steps_of_each_stage_are_those_of_three_optimisers(critic: Critic, 
         mean, variance = moments(hidden(P, "net", s.x).detach())
         running = [0.9 * running[0] + 0.1 * mean, 0.9 * running[1] + 0.1 * variance * B / (B - 1)]
         update(source, source_loss(P, s.x, s.y), i, "net.", "classifier.")
-    for name, p in of(P, "net.").items():
+    for name, p in of(P, "net.", "classifier.").items():
         P[f"target_{name}"].data.copy_(p.detach())
-    player_d, player_m = sgd("critic"), sgd("target_net")
+    M_t = "target_" if reads == "logits" else "target_net"
+    player_d, player_m = sgd("critic"), sgd(M_t)
+
+    def mapped(f: Tensor, classifier: str) -> Tensor:
+        return layer(P, classifier, f) if reads == "logits" else f
+
     for i in range(5, 10):
         s, t = pair.batch(i)
-        f_s = features(P, "net", s.x, (running[0], running[1])).detach()
-        update(player_d, critic_loss(P, f_s, features(P, "target_net", t.x).detach()), i, "critic")
+        m_s = mapped(features(P, "net", s.x, (running[0], running[1])), "classifier").detach()
+        m_t = mapped(features(P, "target_net", t.x), "target_classifier")
+        update(player_d, critic_loss(P, m_s, m_t.detach()), i, "critic")
         ramp = 2 / (1 + math.exp(-i)) - 1
-        update(player_m, mapping_loss(P, f_s, features(P, "target_net", t.x), mapping, ramp), i, "target_net")
+        update(player_m, mapping_loss(P, m_s, m_t, mapping, ramp), i, M_t)
 
     for name, p in method.named_parameters():
         assert_close(p.detach(), P[name].detach(), rtol=0, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
@@ -308,18 +324,22 @@ def test_both_networks_pretrained_layers_train_at_the_reduced_rate() -> None:
 # After training
 
 
-def test_predictions_go_through_m_t_and_domain_logits_through_both(tmp_path: Path) -> None:
-    method, x = build("linear"), normal(7, 6)
+@pytest.mark.parametrize("reads", READS)
+def test_predictions_go_through_m_t_and_domain_logits_through_both(reads: str, tmp_path: Path) -> None:
+    method, x = build("linear", reads=reads), normal(7, 6)
     for _ in train(method, data(), Recipe(steps=6, batch_size=B)):
         pass
     method.eval()
     assert not torch.equal(method.net(x), method.target_net(x))
-    assert_close(method.predict(x), method.classifier(method.target_net(x)))
+    f_s, f_t = method.net(x), method.target_net(x)
+    z_s, z_t = method.classifier(f_s), method.target_classifier(f_t)
+    assert_close(method.predict(x), z_t)
+    assert torch.equal(z_t, method.classifier(f_t)) == (reads == "feature")  # the classifier is M_t's own, or a copy
     logits = method.domain_logits(x)
-    assert_close(logits["M_s"], method.critic(method.net(x)))
-    assert_close(logits["M_t"], method.critic(method.target_net(x)))
+    assert_close(logits["M_s"], method.critic(z_s if reads == "logits" else f_s))
+    assert_close(logits["M_t"], method.critic(z_t if reads == "logits" else f_t))
     save_file(method.state_dict(), tmp_path / "m")
-    other = build("linear", seed=1).eval()
+    other = build("linear", seed=1, reads=reads).eval()
     other.load_state_dict(load_file(tmp_path / "m"))
     assert torch.equal(other.predict(x), method.predict(x))
 

@@ -40,13 +40,16 @@ class ADDA(Method):
         M_t trains without its dropout, where the network has any: M_s, which is frozen, drops nothing, so that the
         discriminator would know M_t's features by their zeros, whatever M_t learned.
         The schedules run on over both stages, where TLL begins anew with the second. The domain logits are of both
-        networks, whatever the batch: in training the source goes through M_s and the target through M_t.
+        networks, whatever the batch: in training the source goes through M_s and the target through M_t. The authors'
+        code for digits counts the classifier to the mapping: the discriminator reads logits, and M_t has a classifier
+        of its own, which starts as a copy and trains with it (`reads="logits"`).
 
     Args:
         net: The network that becomes M_s; M_t is a copy of it.
         num_classes: K.
         pretrain: The part of the run that the source stage takes; TLL has 3 / 23.
         mapping: The loss of M_t: "inverted" labels, or "minimax", the discriminator's loss with the opposite sign.
+        reads: What the discriminator reads: the "feature", or the "logits", with a classifier that belongs to M_t.
         critic: The discriminator: "mlp", "dropout" (as in CDAN's code) or "linear".
         hidden: Width of the discriminator's hidden layers.
 
@@ -67,6 +70,7 @@ class ADDA(Method):
         *,
         pretrain: float = 0.2,
         mapping: Literal["inverted", "minimax"] = "inverted",
+        reads: Literal["feature", "logits"] = "feature",
         critic: Critic = "mlp",
         hidden: int = 1024,
     ) -> None:
@@ -76,8 +80,10 @@ class ADDA(Method):
         self.pretrain = pretrain
         self.inverted = mapping == "inverted"
         self.classifier = nn.Linear(net.dim, num_classes)
-        self.critic = Discriminator(net.dim, kind=critic, hidden=hidden)
+        self.reads_logits = reads == "logits"
+        self.critic = Discriminator(num_classes if self.reads_logits else net.dim, kind=critic, hidden=hidden)
         self.target_net = copy.deepcopy(net)
+        self.target_classifier = copy.deepcopy(self.classifier)
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -88,6 +94,7 @@ class ADDA(Method):
         """The source stage, and the adaptation of a copy of what it trained."""
         yield Stage(self.step, self.pretrain, "source")
         self.target_net.load_state_dict(self.net.state_dict())
+        self.target_classifier.load_state_dict(self.classifier.state_dict())
         self.net.eval()
         for module in self.target_net.modules():
             if isinstance(module, DROPOUT):
@@ -101,17 +108,18 @@ class ADDA(Method):
     def adapt(self, s: Labelled, t: Unlabelled) -> Iterator[Objective]:
         """Of the adapt stage, two objectives: the discriminator's, and then M_t's against it."""
         with torch.no_grad():
-            f_s = self.net(s.x)  # (B, d)
-        f_t = self.target_net(t.x)  # (B, d)
-        yield Objective(self.critic, adversarial=domain_loss(self.critic, f_s, f_t.detach()))
-        # The critic alone has moved: f_t is still what M_t makes of the batch, and nothing has used its graph.
-        d_t = self.critic(torch.cat([f_s, f_t]))[len(f_s) :]  # (B,)
+            m_s = self._mapped(s.x, "source")  # (B, d), or logits (B, K)
+        m_t = self._mapped(t.x, "target")
+        yield Objective(self.critic, adversarial=domain_loss(self.critic, m_s, m_t.detach()))
+        # The critic alone has moved: m_t is still what M_t makes of the batch, and nothing has used its graph.
+        d_t = self.critic(torch.cat([m_s, m_t]))[len(m_s) :]  # (B,)
         mapping = softplus(-d_t).mean() if self.inverted else -self.ramp * softplus(d_t).mean()
-        yield Objective(self.target_net, adversarial_mapping=mapping)
+        over = (self.target_net, self.target_classifier) if self.reads_logits else (self.target_net,)
+        yield Objective(*over, adversarial_mapping=mapping)
 
     def predict(self, x: Tensor) -> Tensor:
         """Class logits (B, K), on M_t: of use from the adapt stage on."""
-        z: Tensor = self.classifier(self.target_net(x))
+        z: Tensor = self.target_classifier(self.target_net(x))
         return z
 
     def feature(self, x: Tensor, domain: Side) -> Tensor:
@@ -121,4 +129,12 @@ class ADDA(Method):
 
     def domain_logits(self, x: Tensor) -> dict[str, Tensor]:
         """The discriminator's logits of M_s(x) and of M_t(x)."""
-        return {"M_s": self.critic(self.net(x)), "M_t": self.critic(self.target_net(x))}
+        return {"M_s": self.critic(self._mapped(x, "source")), "M_t": self.critic(self._mapped(x, "target"))}
+
+    def _mapped(self, x: Tensor, domain: Side) -> Tensor:
+        """What the discriminator reads of M_s(x) or M_t(x): the feature (B, d), or logits (B, K)."""
+        f = self.feature(x, domain)
+        if not self.reads_logits:
+            return f
+        z: Tensor = self.classifier(f) if domain == "source" else self.target_classifier(f)
+        return z
