@@ -58,13 +58,19 @@ def head(P: dict[str, Tensor], number: int, f: Tensor, dropout: float = 0.0) -> 
 
 
 def terms_by_hand(
-    P: dict[str, Tensor], x_s: Tensor | None, y_s: Tensor | None, x_t: Tensor, dropout: float = 0.0
+    P: dict[str, Tensor],
+    x_s: Tensor | None,
+    y_s: Tensor | None,
+    x_t: Tensor,
+    dropout: float = 0.0,
+    separate: bool = False,
 ) -> dict[str, Any]:
-    """CE, balance and d, of both domains in one pass, or of the target alone (x_s None)."""
-    n_s = 0 if x_s is None else len(x_s)
-    f = features(P, x_t if x_s is None else torch.cat([x_s, x_t]))
-    p = [softmax(head(P, number, f, dropout)) for number in (0, 1)]
-    terms = {"d": sum((p[0][i, k] - p[1][i, k]).abs() for i in range(n_s, len(f)) for k in range(K)) / len(x_t) / K}
+    """CE, balance and d, of both domains in one pass or each in its own, or of the target alone (x_s None)."""
+    n_s, n_t = 0 if x_s is None else len(x_s), len(x_t)
+    passes = [x_t] if x_s is None else [x_s, x_t] if separate else [torch.cat([x_s, x_t])]
+    z = [[head(P, number, f, dropout) for number in (0, 1)] for f in (features(P, x) for x in passes)]
+    p = [softmax(torch.cat([z_of_pass[number] for z_of_pass in z])) for number in (0, 1)]
+    terms = {"d": sum((p[0][i, k] - p[1][i, k]).abs() for i in range(n_s, n_s + n_t) for k in range(K)) / n_t / K}
     if y_s is not None:
         terms["classification"] = -sum(q[i, y_s[i]].log() for q in p for i in range(n_s)) / n_s
         terms["balance"] = -sum(torch.log(q[n_s:, k].mean() + 1e-6) for q in p for k in range(K)) / K
@@ -86,12 +92,12 @@ def test_d_of_opposite_certainties_is_2_over_k_whatever_the_batch() -> None:
         assert_close(discrepancy(z), torch.tensor(expected, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("joint", [False, True])
-def test_the_terms_and_the_gradients_are_those_of_steps_a_b_and_c(joint: bool) -> None:
-    method, (s, t) = build(joint_batchnorm=joint), batch()
+@pytest.mark.parametrize(("joint", "separate"), [(False, False), (True, False), (False, True)])
+def test_the_terms_and_the_gradients_are_those_of_steps_a_b_and_c(joint: bool, separate: bool) -> None:
+    method, (s, t) = build(joint_batchnorm=joint, separate_batchnorm=separate), batch()
     A, B_, *C = objectives(method, s, t)
     P = copies(method)
-    both = terms_by_hand(P, s.x, s.y, t.x)
+    both = terms_by_hand(P, s.x, s.y, t.x, separate=separate)
     d_c = terms_by_hand(P, s.x if joint else None, None, t.x)["d"]
     wanted = {"classification": both["classification"], "balance": 0.3 * both["balance"]}
     assert (A.over, B_.over) == ((), (method.heads,))
@@ -119,16 +125,24 @@ def test_the_terms_and_the_gradients_are_those_of_steps_a_b_and_c(joint: bool) -
             assert_close(a, b, rtol=1e-8, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_step_b_holds_no_graph_of_the_network() -> None:
-    method = build()
+@pytest.mark.parametrize("separate", [False, True])
+def test_step_b_holds_no_graph_of_the_network(separate: bool) -> None:
+    method = build(separate_batchnorm=separate)
     _, B_, *_ = objectives(method, *batch())
     reached = torch.autograd.grad(sum(B_.terms.values()), list(method.net.parameters()), allow_unused=True)
     assert all(g is None for g in reached)
 
 
-@pytest.mark.parametrize(("joint", "samples"), [(False, [14, 14, 6, 6]), (True, [14, 14, 14, 14])])
-def test_only_step_c_leaves_the_source_out(joint: bool, samples: list[int]) -> None:
-    method, seen = build(joint_batchnorm=joint), []
+@pytest.mark.parametrize(
+    ("options", "samples"),
+    [
+        ({}, [14, 14, 6, 6]),
+        ({"joint_batchnorm": True}, [14, 14, 14, 14]),
+        ({"separate_batchnorm": True}, [8, 6, 8, 6, 6, 6]),
+    ],
+)
+def test_which_domains_share_a_pass(options: dict[str, Any], samples: list[int]) -> None:
+    method, seen = build(**options), []
     method.net.encoder.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
     objectives(method, *batch())
     assert seen == samples
@@ -148,13 +162,18 @@ def test_dropping_everything_is_refused(dropout: float) -> None:
         build(dropout=dropout)
 
 
+def test_passes_that_are_joint_and_separate_are_refused() -> None:
+    with pytest.raises(OptionError, match="Set joint_batchnorm or separate_batchnorm of mcd, not both"):
+        build(joint_batchnorm=True, separate_batchnorm=True)
+
+
 # Training
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-@pytest.mark.parametrize("joint", [False, True])
-def test_five_steps_of_training_are_five_steps_with_two_optimisers(joint: bool, dropout: float) -> None:
-    method = build(joint_batchnorm=joint, dropout=dropout)
+@pytest.mark.parametrize(("joint", "separate"), [(False, False), (True, False), (False, True)])
+def test_five_steps_of_training_are_five_steps_with_two_optimisers(joint: bool, separate: bool, dropout: float) -> None:
+    method = build(joint_batchnorm=joint, separate_batchnorm=separate, dropout=dropout)
     data, P = pair(), copies(method)
     recipe = Recipe(steps=5, batch_size=B, **{**MCD.recipe, "lr": 0.05, "weight_decay": 1e-2})
     torch.manual_seed(7)  # dropout draws from here
@@ -176,9 +195,9 @@ def test_five_steps_of_training_are_five_steps_with_two_optimisers(joint: bool, 
     torch.manual_seed(7)
     for i in range(5):
         s, t = data.batch(i)
-        v = terms_by_hand(P, s.x, s.y, t.x, dropout)
+        v = terms_by_hand(P, s.x, s.y, t.x, dropout, separate)
         minimise(v["classification"] + 0.3 * v["balance"], optimizer_g, optimizer_f)
-        v = terms_by_hand(P, s.x, s.y, t.x, dropout)
+        v = terms_by_hand(P, s.x, s.y, t.x, dropout, separate)
         minimise(v["classification"] + 0.3 * v["balance"] - 0.7 * v["d"], optimizer_f)
         for _ in range(2):
             v = terms_by_hand(P, s.x if joint else None, None, t.x, dropout)

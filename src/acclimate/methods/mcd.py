@@ -37,8 +37,9 @@ class MCD(Method):
         that code. B passes through the network anew, since A has moved it, but without a gradient. C passes the target
         alone, as in the authors' code for digits: so BatchNorm, in the network and in the heads, normalises there by
         the target's statistics, the stored ones lean to the target, and a step costs little more than half of what it
-        does with both domains in C (`joint_batchnorm`), the form of the VisDA code and TLL. Predictions are the mean of
-        both heads' logits; the paper reports single heads.
+        does with both domains in C (`joint_batchnorm`), the form of the VisDA code and TLL. The code for digits never
+        mixes the domains in a pass (`separate_batchnorm`), and has no balance term. Predictions are the mean of both
+        heads' logits; the paper reports single heads.
 
     Args:
         net: The network, G.
@@ -47,6 +48,7 @@ class MCD(Method):
         discrepancy_weight: Weight of d; TLL has 10 for Office-31, whose 31 classes make the mean small.
         balance_weight: Weight of the class-balance term.
         joint_batchnorm: Pass both domains in step C as well, so that BatchNorm sees in it what it sees in A and B.
+        separate_batchnorm: Pass each domain by itself in A and B as well, so that BatchNorm never sees a mixture.
         hidden: Width of the heads' hidden layers.
         hidden_layers: How many hidden layers a head has.
         dropout: Part of each hidden layer's input that the heads drop in training.
@@ -67,6 +69,7 @@ class MCD(Method):
         discrepancy_weight: float = 1.0,
         balance_weight: float = 0.01,
         joint_batchnorm: bool = False,
+        separate_batchnorm: bool = False,
         hidden: int = 1000,
         hidden_layers: int = 2,
         dropout: float = 0.5,
@@ -74,10 +77,13 @@ class MCD(Method):
         super().__init__(net, num_classes)
         if not dropout < 1:
             raise OptionError(f"dropout must be below 1, not {dropout}.")
+        if joint_batchnorm and separate_batchnorm:
+            raise OptionError("Set joint_batchnorm or separate_batchnorm of mcd, not both.")
         self.n = n
         self.discrepancy_weight = discrepancy_weight
         self.balance_weight = balance_weight
         self.joint_batchnorm = joint_batchnorm
+        self.separate_batchnorm = separate_batchnorm
         self.heads = nn.ModuleList(
             DropoutHead(net.dim, num_classes, hidden=hidden, hidden_layers=hidden_layers, dropout=dropout)
             for _ in range(2)
@@ -90,14 +96,12 @@ class MCD(Method):
 
     def step(self, s: Labelled, t: Unlabelled) -> Iterator[Objective]:
         """Steps A, B and n times C, on the same batches."""
-        B = [len(s.x), len(t.x)]
-        f = torch.cat(self.net.pair(s.x, t.x))  # (2B, d)
-        z_s, z_t = torch.split(self.logits(f), B, dim=1)  # (2, B, K)
+        z_s, z_t = self._logits(self._features(s, t), len(s.x))  # (2, B, K)
         yield Objective(**self._supervised(z_s, s.y, z_t))
 
         with torch.no_grad():  # only the heads move: their step needs no graph of the network
-            f = torch.cat(self.net.pair(s.x, t.x))
-        z_s, z_t = torch.split(self.logits(f), B, dim=1)
+            f = self._features(s, t)
+        z_s, z_t = self._logits(f, len(s.x))
         yield Objective(
             self.heads, **self._supervised(z_s, s.y, z_t), discrepancy=-self.discrepancy_weight * discrepancy(z_t)
         )
@@ -116,6 +120,17 @@ class MCD(Method):
     def logits(self, f: Tensor) -> Tensor:
         """Both heads' logits (2, B, K) of the features (B, d)."""
         return torch.stack([head(f) for head in self.heads])
+
+    def _features(self, s: Labelled, t: Unlabelled) -> list[Tensor]:
+        """The features of both domains, as they pass through the heads: (2B, d) together, or twice (B, d)."""
+        if self.separate_batchnorm:
+            return [self.net(s.x), self.net(t.x)]
+        return [torch.cat(self.net.pair(s.x, t.x))]
+
+    def _logits(self, features: list[Tensor], B_s: int) -> tuple[Tensor, Tensor]:
+        """Both heads' logits (2, B, K) of the source's features, which come first, and of the target's."""
+        z = torch.cat([self.logits(f) for f in features], dim=1)
+        return z[:, :B_s], z[:, B_s:]
 
     def _supervised(self, z_s: Tensor, y_s: Tensor, z_t: Tensor) -> dict[str, Tensor]:
         """The terms of L, of both heads' logits (2, B, K)."""
