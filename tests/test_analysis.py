@@ -198,7 +198,7 @@ def test_class_activation_is_zhou_s_wherever_the_backbone_is_divided(tmp_path: P
 
 def test_class_activation_is_of_the_network_that_predicts(tmp_path: Path) -> None:
     model = built(tmp_path, "all", method="adda")
-    target_net, classifier = model.method.target_net, model.method.classifier
+    target_net, classifier = model.method.target_net, model.method.target_classifier
     assert isinstance(target_net, Network)
     assert isinstance(classifier, nn.Linear)
     nn.init.zeros_(classifier.bias)
