@@ -42,10 +42,10 @@ class GTA(Method):
         The losses of the generator and of the network are those of the authors' code, real(d), where the paper prints
         -fake(d). alpha and beta are the code's for digits; those for Office-31 are not published. Generator and critic
         are DCGAN's, which fit images of any such side; the code's are for 32 pixels. The feature is that of the 256-d
-        bottleneck, and both domains share one forward pass of the network. The classifier is
-        linear; the code's for digits has a hidden layer. The learning rate of the code, lr / (1 + 0.0001 step), is
-        replaced by lr (1 + 1.5 step / 10,000)^-0.75, which stays within 2 per cent of it over 10,000 steps, and 6 over
-        20,000; the generator's decays as well, which the code leaves constant.
+        bottleneck, and both domains share one forward pass of the network. The classifier is linear; the code's for
+        digits has a hidden layer. The learning rate of the code, lr / (1 + 0.0001 step), is replaced by
+        lr (1 + 1.5 step / 10,000)^-0.75, which stays within 2 per cent of it over 10,000 steps, and 6 over 20,000; the
+        generator's decays as well, which the code leaves constant.
 
     Args:
         net: The network.

@@ -108,7 +108,7 @@ class MCD(Method):
 
         for _ in range(self.n):
             if self.joint_batchnorm:
-                z_t = self.logits(torch.cat(self.net.pair(s.x, t.x)))[:, len(s.x) :]
+                _, z_t = self._logits(self._features(s, t), len(s.x))
             else:
                 z_t = self.logits(self.net(t.x))
             yield Objective(self.net, discrepancy=self.discrepancy_weight * discrepancy(z_t))
