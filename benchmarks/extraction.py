@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from acclimate.data.batches import Indices
 from acclimate.data.domains import Domain, domain_of
 from acclimate.data.images import ImageInputs, picture
-from acclimate.features.backbones import fast_bf16, load_backbone
-from acclimate.features.inference import folded
-from acclimate.memory import keep_freed_memory
+from acclimate.machine import keep_freed_memory
 from acclimate.model import Model, Setup
+from acclimate.networks.backbones import fast_bf16, load_backbone
+from acclimate.networks.folding import folded
 from speed import processor_name, put_out
 
 BACKBONES = ("efficientnet_lite0", "resnet50", "vit_small_patch16_224")

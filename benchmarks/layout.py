@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from acclimate.data.batches import ArrayInputs, Indices, Pair
-from acclimate.features.backbones import load_backbone
 from acclimate.model import Model, Setup, Tune
+from acclimate.networks.backbones import load_backbone
 from acclimate.training import Recipe, train
 from speed import Block, Plan, Times, advance, measure, processor_name, put_out
 

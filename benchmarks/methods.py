@@ -28,12 +28,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from acclimate import methods
 from acclimate.data.batches import ArrayInputs, Pair
-from acclimate.features.backbones import load_backbone
-from acclimate.features.network import Level, Network
+from acclimate.methods import registry
 from acclimate.methods.base import Method, Objective
 from acclimate.methods.mcd import MCD, discrepancy
+from acclimate.networks.backbones import load_backbone
+from acclimate.networks.network import Level, Network
 from acclimate.training import Recipe, train
 from speed import processor_name, put_out
 
@@ -85,7 +85,7 @@ def make_data(plan: Plan, needs: Level) -> Pair:
 
 def make_method(name: str, plan: Plan) -> Method:
     """The method with its own options on such a network."""
-    cls = methods.load(name)
+    cls = registry.load(name)
     torch.manual_seed(0)
     return cls(make_network(plan, cls.needs), CLASSES, **SHORT_FIRST_STAGE.get(name, {}))
 
@@ -221,7 +221,7 @@ def closed_forms(n: int) -> str:
     x_t[0, np.arange(n), np.arange(n) % 7] += 5
     for name in CLOSED:
         net = Network(nn.Identity(), nn.Identity(), VECTOR, level="vector")
-        method = methods.load(name)(net, 7)
+        method = registry.load(name)(net, 7)
         start = time.perf_counter()
         list(train(method, Pair(ArrayInputs(x_s), np.arange(n) % 7, ArrayInputs(x_t)), Recipe()))
         lines.append(f"| {name} | {time.perf_counter() - start:.1f} |")
@@ -235,8 +235,8 @@ def page(args: argparse.Namespace) -> str:
     tuning = small(Plan("resnet18", 64, 32, args.rounds))
     cached = small(Plan(None, 0, 32, 10 * args.rounds))
     large = small(Plan("resnet50", 224, args.large_batch, args.large_rounds))
-    iterative = [name for name in args.methods or methods.names() if name not in CLOSED]
-    on_features = [name for name in iterative if methods.load(name).needs != "image"]
+    iterative = [name for name in args.methods or registry.names() if name not in CLOSED]
+    on_features = [name for name in iterative if registry.load(name).needs != "image"]
     return "\n\n".join(
         [
             "# Cost of a step",

@@ -28,10 +28,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from acclimate import methods
 from acclimate.data.batches import ArrayInputs, Pair
-from acclimate.features.network import Network
+from acclimate.methods import registry
 from acclimate.methods.base import Method
+from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 from methods import (
     CLASSES,
@@ -460,7 +460,7 @@ def parts(tuning: Plan, cached: Plan) -> str:
 
 def constant(name: str) -> Callable[..., Method]:
     """Our method with a ramp of 1 from the first step on."""
-    return type(name, (methods.load(name),), {"ramp": 1.0})
+    return type(name, (registry.load(name),), {"ramp": 1.0})
 
 
 def make(name: str, options: dict[str, Any], plan: Plan) -> tuple[Method, Pair]:

@@ -35,16 +35,16 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from acclimate import experiment
-from acclimate.data.cache_folder import cache_folder, write_whole
+from acclimate.cache.identity import file_paths, identities
+from acclimate.cache.store import Array, Content, Store
 from acclimate.data.domains import Domain, read_source, read_target
 from acclimate.errors import AcclimateError
-from acclimate.experiment import Settings
-from acclimate.features.backbones import load_backbone, weights_fingerprint
-from acclimate.features.identity import file_paths, identities
-from acclimate.features.store import Array, Content, Store
+from acclimate.files import cache_folder, write_whole
 from acclimate.model import Model
+from acclimate.networks.backbones import load_backbone, weights_fingerprint
 from acclimate.reporting import Meter, Screen
+from acclimate.runs import fit
+from acclimate.runs.fit import Settings
 from acclimate.training import Recipe
 from speed import processor_name, put_out
 
@@ -171,8 +171,8 @@ def fill(case: Case, folder: Path) -> None:
         write_whole(cache_folder() / "broken" / f"{domain.fingerprint()}.json", b"[]")
     made = settings(case, folder, steps=1)
     backbone = load_backbone(made.backbone, weights=Path(made.weights) if made.weights else None)
-    task = experiment.Task(source, target, None, [])
-    model = Model(experiment.resolve(made, task, backbone, torch.device("cpu")), backbone)
+    task = fit.Task(source, target, None, [])
+    model = Model(fit.resolve(made, task, backbone, torch.device("cpu")), backbone)
     assert model.frozen is not None
     content = Content(
         backbone=made.backbone,
@@ -264,7 +264,7 @@ def tell(message: dict[str, Clock]) -> None:
 
 def run(case: Case, folder: Path, plan: Plan, out: Path, imported: Clock) -> None:
     """Fit on a case's data, in turns."""
-    experiment.fit(settings(case, folder, plan.steps), out, Watched(plan.block, imported))
+    fit.fit(settings(case, folder, plan.steps), out, Watched(plan.block, imported))
 
 
 class Memory(NamedTuple):

@@ -31,11 +31,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acclimate import methods
 from acclimate.data.batches import ArrayInputs, Pair
-from acclimate.features.backbones import load_backbone
-from acclimate.features.network import Network
+from acclimate.methods import registry
 from acclimate.methods.base import Method
+from acclimate.networks.backbones import load_backbone
+from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 
 CLASSES, WIDTH, HIDDEN, VECTOR, THETA = 7, 256, 1024, 1280, 0.7
@@ -222,7 +222,7 @@ def make_method(name: str, *, images: bool) -> Method:
     else:
         backbone = load_backbone("resnet50", pretrained=False)
         network = Network(backbone.body, backbone.pool, backbone.channels, bottleneck=WIDTH, level="image")
-    return methods.load(name)(network, CLASSES)
+    return registry.load(name)(network, CLASSES)
 
 
 def make_sides(name: str, data: Pair, plan: Plan) -> tuple[Block, Block]:

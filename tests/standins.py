@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from acclimate.data import benchmarks
+from acclimate.datasets import catalogue
 
 LAYOUT = {
     "office31": {f"{domain}/images": "jpg" for domain in ("amazon", "dslr", "webcam")},
@@ -25,7 +25,7 @@ def make(name: str, root: Path, per_class: int = 2) -> Path:
     for number, (folder, suffix) in enumerate(LAYOUT[name].items()):
         rng = np.random.default_rng(number)
         listed = []
-        for k, label in enumerate(benchmarks.load(name).classes):
+        for k, label in enumerate(catalogue.load(name).classes):
             (root / folder / label).mkdir(parents=True)
             for i, pixels in enumerate(_images(k, number, per_class, rng)):
                 file = f"{label}/frame_{i + 1:04}.{suffix}"

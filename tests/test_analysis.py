@@ -14,13 +14,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from acclimate import analysis, methods
+from acclimate import analysis
 from acclimate.data.batches import ArrayInputs, Labelled, Unlabelled
 from acclimate.data.images import Preprocess
-from acclimate.features.backbones import load_backbone
-from acclimate.features.network import Network
+from acclimate.methods import registry
 from acclimate.methods.base import Method, Objective, Side
 from acclimate.model import Model, Setup
+from acclimate.networks.backbones import load_backbone
+from acclimate.networks.network import Network
 
 CPU = torch.device("cpu")
 
@@ -304,14 +305,14 @@ def test_masks_of_different_features_are_not_compared() -> None:
 
 def test_wemnet_s_masks_are_those_it_uses() -> None:
     net = Network(nn.Identity(), nn.Identity(), 6, bottleneck=8, level="vector")
-    method: Any = methods.load("wemnet")(net, 3)
+    method: Any = registry.load("wemnet")(net, 3)
     masks = method.masks()
     assert masks["domain"].dtype == masks["class"].dtype == torch.bool
     assert (masks["domain"] == (method.domain_mask() > 0)).all()
     assert (masks["class"] == (method.class_masks() > 0)).all()
-    without: Any = methods.load("wemnet")(net, 3, dim=False)
+    without: Any = registry.load("wemnet")(net, 3, dim=False)
     assert list(without.masks()) == ["class"]
-    assert methods.load("dann")(net, 3).masks() == {}
+    assert registry.load("dann")(net, 3).masks() == {}
 
 
 # --- intervals -----------------------------------------------------------------------------------------------------

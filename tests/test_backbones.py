@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from acclimate.errors import OptionError
-from acclimate.features import backbones
-from acclimate.features.backbones import (
+from acclimate.networks import backbones
+from acclimate.networks.backbones import (
     Backbone,
     fast_bf16,
     list_backbones,
@@ -20,7 +20,7 @@ from acclimate.features.backbones import (
     split_top,
     weights_fingerprint,
 )
-from acclimate.features.network import Network
+from acclimate.networks.network import Network
 
 SMALL = "test_resnet"  # timm's own for tests: 160 pixels, half a million parameters
 SPLIT = {  # the modules of the top, and the shape of the trunk's output

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from acclimate import methods
+from acclimate.methods import registry
 from tiny import acclimate, network, pictures, refused, samples_for, succeeds, vectors
 
 SMALL_NET = ("--backbone", "lenet", "--batch-size", "4", "--steps", "1", "--bottleneck", "4")
@@ -446,7 +446,7 @@ def test_a_disk_that_refuses(arrays: tuple[Path, Path], tmp_path: Path, monkeypa
     def full(path: Path, value: object) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("acclimate.run_directory.write_json", full)
+    monkeypatch.setattr("acclimate.runs.directory.write_json", full)
     sentence = refused("fit", "--source", arrays[0], "--target", arrays[1], "--out", tmp_path / "run")
     assert sentence.startswith(f"The folder {tmp_path / 'run'} cannot be written to (No space left on device)")
 
@@ -554,7 +554,7 @@ def test_the_installed_command_answers_the_same(tmp_path: Path) -> None:
 # --- tiny domains --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("method", registry.names())
 def test_domains_of_five_items_are_enough(method: str, tmp_path: Path) -> None:
     """The third class has one item, and a batch is larger than a domain."""
     source, target = (
@@ -566,7 +566,7 @@ def test_domains_of_five_items_are_enough(method: str, tmp_path: Path) -> None:
     assert len((tmp_path / "run" / "predictions.csv").read_text().splitlines()) == 6
 
 
-@pytest.mark.parametrize("method", [name for name in methods.names() if methods.load(name).needs != "vector"])
+@pytest.mark.parametrize("method", [name for name in registry.names() if registry.load(name).needs != "vector"])
 def test_a_method_that_needs_more_than_vectors_says_what_to_change(method: str, tmp_path: Path) -> None:
     source, target = vectors(tmp_path / "s.npz"), vectors(tmp_path / "t.npz", shift=0.5)
     sentence = refused("fit", "--source", source, "--target", target, "--method", method, "--out", tmp_path / "run")

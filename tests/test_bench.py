@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acclimate import bench as benches
-from acclimate import experiment, methods, papers
-from acclimate.bench import Run, Tasks, plan
-from acclimate.data.cache_folder import locked
+from acclimate.bench import papers, runner
+from acclimate.bench import runner as benches
+from acclimate.bench.grid import Grid, Row, grid_of, settings_of
+from acclimate.bench.runner import Run, Tasks, plan
 from acclimate.errors import DataError, OptionError
-from acclimate.experiment import Settings
-from acclimate.grid import Grid, Row, grid_of, settings_of
+from acclimate.files import locked
+from acclimate.methods import registry
 from acclimate.reporting import Screen
+from acclimate.runs import fit as experiment
+from acclimate.runs.fit import Settings
 from standins import make
 from tiny import acclimate, refused, succeeds, vectors
 
@@ -163,8 +165,8 @@ def test_a_changed_option_makes_its_own_runs_anew_and_no_other(grid: Path, tmp_p
 KILLED = """
 import json, os, signal, sys
 import torch
-import acclimate.bench, acclimate.experiment as experiment, acclimate.tables, acclimate.training
-from acclimate.cli import main
+import acclimate.bench.runner, acclimate.runs.fit as experiment, acclimate.training
+from acclimate.cli.app import main
 from acclimate.training import Checkpoint
 
 torch.set_num_threads(1)
@@ -285,7 +287,7 @@ def test_any_exception_is_a_failure_in_one_line_until_it_is_mended(
 def test_a_process_makes_the_same_run(grid: Path, whole: Path, tmp_path: Path) -> None:
     cells = plan(grid_of(str(grid)), tmp_path, Tasks(QUIET))[-2:]
     runs = [cell.run for cell in cells]
-    assert list(benches._side_by_side(runs, jobs=1, threads=1, keep_models=False)) == runs
+    assert list(runner._side_by_side(runs, jobs=1, threads=1, keep_models=False)) == runs
     for run in runs:
         assert sorted(file.name for file in run.folder.iterdir()) == sorted(
             file.name for file in (whole / "runs" / run.folder.name).iterdir()
@@ -329,7 +331,7 @@ def test_a_process_that_dies_fails_its_run_alone(grid: Path, tmp_path: Path, mon
 
 def test_a_run_that_another_process_makes_is_not_started_twice(grid: Path, tmp_path: Path) -> None:
     (first, *_) = plan(grid_of(str(grid)), tmp_path, Tasks(QUIET))
-    maker = benches._Maker(Tasks(QUIET), QUIET, keep_models=False)
+    maker = runner._Maker(Tasks(QUIET), QUIET, keep_models=False)
     first.run.folder.mkdir(parents=True)
     with locked(first.run.folder / "lock", wait=False) as mine:
         assert mine
@@ -350,7 +352,7 @@ def test_what_another_process_makes_comes_last() -> None:
 
     runs = [Run(Settings("s", "t"), Path(name)) for name in "abc"]
     busy: Any = Busy()
-    assert [run.folder.name for run in benches._in_turn(runs, busy)] == ["b", "c", "a"]
+    assert [run.folder.name for run in runner._in_turn(runs, busy)] == ["b", "c", "a"]
     assert busy.asked == [("a", False), ("b", False), ("c", False), ("a", True)]
 
 
@@ -364,7 +366,7 @@ def test_the_first_seed_of_everything_is_made_first(
         yield from ()
 
     monkeypatch.setattr(benches, "_in_turn", note)
-    benches.bench(grid_of(str(grid)), tmp_path, QUIET)
+    runner.bench(grid_of(str(grid)), tmp_path, QUIET)
     assert order == ["source_only-S-T-0", "dann-S-T-0", "source_only-S-T-1", "dann-S-T-1"]
     assert [r["status"] for r in records(tmp_path)] == ["missing"] * 4
 
@@ -390,7 +392,7 @@ def settings_for(row: Row) -> Settings:
 
 
 def test_the_methods_own_recipe_holds_where_the_grid_is_silent() -> None:
-    own = methods.load("dan").recipe
+    own = registry.load("dan").recipe
     assert own["lr"] == 0.003
     assert settings_for(Row("DAN", "dan")).recipe.lr == 0.003
     given = settings_for(Row("DAN", "dan", settings={"lr": 0.5})).recipe

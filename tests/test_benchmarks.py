@@ -23,17 +23,18 @@ import numpy as np
 import pytest
 
 import standins
-from acclimate.data import benchmarks, download
-from acclimate.data.benchmarks import Benchmark, Download, Facts, File
 from acclimate.data.domains import check_pair, label_counts, read_source, read_target
-from acclimate.data.download import fetch, get
+from acclimate.datasets import catalogue, download
+from acclimate.datasets import catalogue as benchmarks
+from acclimate.datasets.catalogue import Benchmark, Download, Facts, File
+from acclimate.datasets.download import fetch, get
 from acclimate.errors import DataError, OptionError
 from tiny import acclimate, succeeds
 
 OFFICE, HOME, VISDA, NET, PACS, DIGITS = map(
-    benchmarks.load, ("office31", "office_home", "visda2017", "domainnet", "pacs", "digits")
+    catalogue.load, ("office31", "office_home", "visda2017", "domainnet", "pacs", "digits")
 )
-CLEF = benchmarks.load("imageclef_da")
+CLEF = catalogue.load("imageclef_da")
 
 
 def touch(root: Path, files: Iterable[str]) -> Path:
@@ -66,9 +67,9 @@ def arrays(path: Path, n: dict[str, int], side: int = 28) -> None:
 # --- facts ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", benchmarks.names())
+@pytest.mark.parametrize("name", catalogue.names())
 def test_the_facts_fit_together(name: str) -> None:
-    benchmark = benchmarks.load(name)
+    benchmark = catalogue.load(name)
     domains = [domain.name for domain in benchmark.domains]
     assert len({*domains}) == len({domain.short for domain in benchmark.domains}) == len(domains)
     assert len({*benchmark.classes}) == len(benchmark.classes) >= 7
@@ -92,7 +93,7 @@ def test_the_facts_fit_together(name: str) -> None:
         (OFFICE, 31, [2817, 498, 795]),
         (HOME, 65, [2427, 4365, 4439, 4357]),
         (VISDA, 12, [152397, 55388]),
-        (benchmarks.load("office_caltech10"), 10, [958, 1123, 157, 295]),
+        (catalogue.load("office_caltech10"), 10, [958, 1123, 157, 295]),
         (CLEF, 12, [600, 600, 600]),
         (PACS, 7, [1670, 2048, 2344, 3929]),
         (NET, 345, [33525, 36023, 50416, 120750, 120906, 48212]),
@@ -124,14 +125,14 @@ def test_visda_s_validation_by_class() -> None:
 
 @pytest.mark.parametrize("name", ["office31", "Office-31", "OFFICE_31"])
 def test_a_name_in_any_spelling(name: str) -> None:
-    assert benchmarks.load(name) is OFFICE
+    assert catalogue.load(name) is OFFICE
 
 
 def test_an_unknown_name() -> None:
     with pytest.raises(OptionError, match=re.escape("no benchmark 'ofice-home'; did you mean office_home?")):
-        benchmarks.load("ofice-home")
+        catalogue.load("ofice-home")
     with pytest.raises(OptionError, match="did you mean office31, office_home, visda2017"):
-        benchmarks.load("xyz")
+        catalogue.load("xyz")
 
 
 # --- finding -------------------------------------------------------------------------------------------------------
@@ -233,7 +234,7 @@ def test_no_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", standins.LAYOUT)
 def test_what_is_found_can_be_read(name: str, tmp_path: Path) -> None:
-    benchmark = benchmarks.load(name)
+    benchmark = catalogue.load(name)
     found = benchmark.find(standins.make(name, tmp_path))
     assert [*found] == [domain.name for domain in benchmark.domains]
     for s, t in benchmark.runnable(found):
@@ -448,14 +449,14 @@ def test_label_counts_agree_with_the_reader(tmp_path: Path) -> None:
 
 def test_data_list() -> None:
     shown = succeeds("data", "list", columns=120).stdout
-    assert all(name in shown for name in benchmarks.names())
+    assert all(name in shown for name in catalogue.names())
     described = succeeds("data", "list", "Office-Home", columns=120).stdout
     for part in ("Office-Home, 65 classes", "4,357", "Ar→Cl", "non-commercial", "hemanthdv.org", "CVPR 2017"):
         assert part in described
     (entry,) = json.loads(succeeds("data", "list", "visda2017", "--json").stdout)
     assert entry["metrics"] == ["mean_per_class", "accuracy"]
     assert entry["downloads"] == ["train", "validation"]
-    assert [e["name"] for e in json.loads(succeeds("data", "list", "--json").stdout)] == [*benchmarks.names()]
+    assert [e["name"] for e in json.loads(succeeds("data", "list", "--json").stdout)] == [*catalogue.names()]
 
 
 def test_data_check(tmp_path: Path) -> None:

@@ -25,15 +25,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
-from acclimate.data import cache_folder
+from acclimate import files
+from acclimate import files as cache_folder
+from acclimate.cache import identity, store, upkeep
+from acclimate.cache.features import features
+from acclimate.cache.identity import identities
+from acclimate.cache.store import Content, Precision, Store
 from acclimate.data.batches import ArrayInputs, RowInputs
 from acclimate.data.domains import Domain, domain_of
 from acclimate.data.images import Preprocess, View
 from acclimate.errors import DataError, OptionError
-from acclimate.features import identity, store, upkeep
-from acclimate.features.cache import features
-from acclimate.features.identity import identities
-from acclimate.features.store import Content, Precision, Store
 from tiny import acclimate, full_after, succeeds
 
 T = TypeVar("T")
@@ -384,7 +385,7 @@ import numpy as np
 import torch
 torch.set_num_threads(1)
 from acclimate.data.domains import domain_of
-from acclimate.features import cache, store, upkeep
+from acclimate.cache import features as cache, store, upkeep
 sys.path.insert(0, sys.argv[1])
 from test_cache import CONTENT, Encoder, compute, values
 
@@ -782,7 +783,7 @@ def test_waiting_is_mentioned_and_what_is_there_is_not_waited_for(
     held, free = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with cache_folder.locked(stores()[0] / "lock"):
+        with files.locked(stores()[0] / "lock"):
             held.set()
             free.wait(10)
 
@@ -803,7 +804,7 @@ def test_rows_that_are_being_verified_are_waited_for(domain: Domain) -> None:
     kept = Store(stores()[0])
     note = kept.note()
     assert note is not None
-    with cache_folder.locked(kept.lock):
+    with files.locked(kept.lock):
         assert kept.read(identities(domain))[0] is not None
         kept.write_note(replace(note, size=-1))  # as in the middle of a check
         assert kept.read(identities(domain))[0] is None
@@ -813,7 +814,7 @@ def test_rows_that_are_being_verified_are_waited_for(domain: Domain) -> None:
 def test_the_lock_on_a_file_that_was_just_deleted_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, original = tmp_path / "folder" / "lock", cache_folder._lock
+    path, original = tmp_path / "folder" / "lock", files._lock
 
     def late(file: Any) -> bool:
         monkeypatch.setattr(cache_folder, "_lock", original)
@@ -821,7 +822,7 @@ def test_the_lock_on_a_file_that_was_just_deleted_does_not_count(
         return original(file)
 
     monkeypatch.setattr(cache_folder, "_lock", late)
-    with cache_folder.locked(path) as mine, cache_folder.locked(path, wait=False) as second:
+    with files.locked(path) as mine, files.locked(path, wait=False) as second:
         assert mine
         assert not second
 
@@ -981,7 +982,7 @@ def test_prune_by_age_and_size(domain: Domain, old: Path) -> None:
 
 def test_a_store_in_use_is_left_alone(domain: Domain) -> None:
     compute(Encoder(), domain)
-    with cache_folder.locked(stores()[0] / "lock"):
+    with files.locked(stores()[0] / "lock"):
         assert upkeep.clear().busy == (stores()[0],)
         done = acclimate("cache", "prune", "--older-than", "0")
         assert f"{stores()[0]} is in use and stays" in " ".join(done.stderr.split())

@@ -15,10 +15,12 @@ import pytest
 import typer
 
 import acclimate as package
-from acclimate import experiment, methods
-from acclimate.cli import app
-from acclimate.data import digits
-from acclimate.features.backbones import list_backbones
+from acclimate.cli.app import app
+from acclimate.datasets import digits
+from acclimate.methods import registry
+from acclimate.methods import registry as methods
+from acclimate.networks.backbones import list_backbones
+from acclimate.runs import fit as experiment
 from acclimate.training import METHODS_OWN
 from tiny import acclimate, pictures, refused, succeeds, vectors
 
@@ -97,7 +99,7 @@ def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
-        "from acclimate.cli import app\n"
+        "from acclimate.cli.app import app\n"
         "for args in (['--help'], ['--version'], [], *([*command.split(), '--help'] for command in sys.argv[1:])):\n"
         "    result = CliRunner().invoke(app, args)\n"
         "    assert result.exit_code == 0, (args, result.output)\n"
@@ -119,19 +121,19 @@ def test_the_version() -> None:
 def test_methods_lists_every_method() -> None:
     result = succeeds("methods", columns=200)
     assert result.stderr == ""
-    for name in methods.names():
+    for name in registry.names():
         assert name in result.stdout
-        assert methods.describe(name)["title"] in result.stdout
+        assert registry.describe(name)["title"] in result.stdout
     assert "acclimate methods NAME" in result.stdout
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", registry.names())
 def test_a_method_is_described(name: str) -> None:
     shown = succeeds("methods", name, columns=200).stdout
-    assert methods.describe(name)["title"] in shown
+    assert registry.describe(name)["title"] in shown
     assert "Differences from the paper" in shown
     rows = [line.split() for line in shown.partition("--set OPTION=VALUE")[2].splitlines()]
-    options = methods.options(name)
+    options = registry.options(name)
     for option in options.values():
         assert [option.name, str(option.default)] in [row[:2] for row in rows]
     assert ("--set OPTION=VALUE" in shown) == bool(options)
@@ -179,8 +181,8 @@ def test_json_is_all_that_is_on_stdout(run: Path, tmp_path: Path) -> None:
         "out": str(tmp_path / "p.csv"),
     }
     assert answers["evaluate"] == json.loads((run / "record.json").read_text())["scores"]
-    assert [entry["name"] for entry in answers["methods"]] == list(methods.names())
-    assert answers["method"] == [json.loads(json.dumps(methods.describe("dann")))]
+    assert [entry["name"] for entry in answers["methods"]] == list(registry.names())
+    assert answers["method"] == [json.loads(json.dumps(registry.describe("dann")))]
     assert [entry["name"] for entry in answers["resnets"]] == [info.name for info in list_backbones("resnet18")]
     assert not any(entry["downloads"] for entry in answers["backbones"])
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acclimate.data import digits
-from acclimate.data.digits import write_digits
 from acclimate.data.domains import Domain, check_pair, class_names, read_source, read_target
 from acclimate.data.images import picture, read_image
+from acclimate.datasets import digits
+from acclimate.datasets.digits import write_digits
 from acclimate.errors import DataError
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from acclimate.data.batches import ArrayInputs, Labelled, Unlabelled
 from acclimate.data.domains import read_target
 from acclimate.errors import DataError, DivergedError
-from acclimate.evaluation import (
+from acclimate.evaluation.scores import (
     Answers,
     Changes,
     Scores,
@@ -27,8 +27,8 @@ from acclimate.evaluation import (
     read_answers,
     score,
 )
-from acclimate.features.network import Network
 from acclimate.methods.base import Method, Objective
+from acclimate.networks.network import Network
 
 CLASSES = ("cat", "dog", "owl")
 

@@ -21,9 +21,10 @@ import torch
 from safetensors.torch import save_file
 
 import acclimate as package
-from acclimate import experiment, methods
-from acclimate.evaluation import changes
+from acclimate.evaluation.scores import changes
+from acclimate.methods import registry
 from acclimate.reporting import RUN_FILES, read_probabilities
+from acclimate.runs import fit as experiment
 from acclimate.training import Checkpoint, Progress
 from tiny import acclimate, in_closed_form, network, pictures, refused, samples_for, succeeds, vectors
 
@@ -178,7 +179,7 @@ def test_comparing_source_only_with_itself_trains_it_once(arrays: tuple[str, ...
 # --- labels of the target ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", methods.names())
+@pytest.mark.parametrize("method", registry.names())
 def test_target_labels_never_reach_training(method: str, tmp_path: Path) -> None:
     source = samples_for(method, tmp_path / "source.npz")
     runs = {}
@@ -298,8 +299,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_others(arrays: tuple[str,
 PROCESS = """
 import json, os, signal, sys, traceback
 import torch
-import acclimate.experiment, acclimate.model, acclimate.training
-from acclimate.cli import main
+import acclimate.runs.fit, acclimate.model, acclimate.training
+from acclimate.cli.app import main
 from acclimate.training import Checkpoint
 
 torch.set_num_threads(1)
@@ -343,19 +344,19 @@ def write_json(path, value):
     if path.name == "run.json":
         path.with_name(f".run.json.{os.getpid()}.tmp").write_text("{")
         die()
-acclimate.run_directory.write_json = write_json
+acclimate.runs.directory.write_json = write_json
 """,
     "before the first checkpoint": """
 save = Checkpoint.save
 Checkpoint.save = lambda self, path: die()
 """,
     "after a checkpoint": """
-append = acclimate.experiment.MetricsLog.append
+append = acclimate.runs.fit.MetricsLog.append
 def dying(self, step, values):
     append(self, step, values)
     if step == 17:
         die()
-acclimate.experiment.MetricsLog.append = dying
+acclimate.runs.fit.MetricsLog.append = dying
 """,
     "while a checkpoint is written": """
 acclimate.training.save_file = half_written(acclimate.training.save_file, lambda more: '"step": 17' in str(more))
@@ -364,15 +365,15 @@ acclimate.training.save_file = half_written(acclimate.training.save_file, lambda
 acclimate.model.save_file = half_written(acclimate.model.save_file, lambda more: True)
 """,
     "before the checkpoint is deleted": """
-acclimate.run_directory.RunDirectory.tidy = lambda folder: die()
+acclimate.runs.directory.RunDirectory.tidy = lambda folder: die()
 """,
     "interrupted": """
-append = acclimate.experiment.MetricsLog.append
+append = acclimate.runs.fit.MetricsLog.append
 def dying(self, step, values):
     append(self, step, values)
     if step == 17:
         os.kill(os.getpid(), signal.SIGINT)
-acclimate.experiment.MetricsLog.append = dying
+acclimate.runs.fit.MetricsLog.append = dying
 """,
 }
 RESUMED_AT = {
@@ -473,7 +474,7 @@ def _interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_interrupted")
-@pytest.mark.parametrize("method", [name for name in methods.names() if not in_closed_form(name)])
+@pytest.mark.parametrize("method", [name for name in registry.names() if not in_closed_form(name)])
 def test_every_method_goes_on_bit_for_bit(method: str, tmp_path: Path) -> None:
     source, target = samples_for(method, tmp_path / "s.npz"), samples_for(method, tmp_path / "t.npz", shift=0.5)
     how = (*network(method), *SMALL, "--steps", "6", "--checkpoint-seconds", "0", "--accumulate", "2")

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from acclimate.layers import DropoutHead
-from acclimate.losses import class_balance_loss
+from acclimate.methods.parts.layers import DropoutHead
+from acclimate.methods.parts.losses import class_balance_loss
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,6 @@ from scipy.stats import kstest
 from torchvision.transforms import RandomResizedCrop
 
 from acclimate.data import images
-from acclimate.data.cache_folder import cache_folder, write_whole
 from acclimate.data.domains import Domain, LabelledDomain, domain_of, labelled, read_source, read_target
 from acclimate.data.images import (
     Augment,
@@ -35,7 +34,8 @@ from acclimate.data.images import (
     without_broken,
 )
 from acclimate.errors import DataError, OptionError
-from acclimate.track import T
+from acclimate.files import cache_folder, write_whole
+from acclimate.progress import T
 
 RGB = Preprocess(resize=8, size=6, mean=(0.5, 0.4, 0.3), std=(0.5, 0.2, 0.1))
 

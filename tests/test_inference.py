@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acclimate.features.backbones import load_backbone, split_top
-from acclimate.features.inference import cast, folded
+from acclimate.networks.backbones import load_backbone, split_top
+from acclimate.networks.folding import cast, folded
 
 
 def trained(network: nn.Module) -> nn.Module:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import by_hand
-from acclimate import losses
-from acclimate.layers import Critic, Discriminator
-from acclimate.losses import (
+from acclimate.methods.parts import losses
+from acclimate.methods.parts.layers import Critic, Discriminator
+from acclimate.methods.parts.losses import (
     Estimator,
     distances_from_gram,
     domain_loss,

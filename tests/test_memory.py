@@ -12,7 +12,7 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C 
 
 PROGRAM = """
 import resource, torch
-from acclimate.memory import keep_freed_memory
+from acclimate.machine import keep_freed_memory
 print(keep_freed_memory())
 def step():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -46,7 +46,7 @@ def test_the_environment_prevents_it() -> None:
 
 
 def test_another_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from acclimate.memory import keep_freed_memory
+    from acclimate.machine import keep_freed_memory
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not keep_freed_memory.__wrapped__()

@@ -15,17 +15,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from acclimate import methods
 from acclimate.data.batches import ArrayInputs, Pair, Unlabelled
 from acclimate.errors import OptionError
-from acclimate.features.network import Level, Network
+from acclimate.methods import registry
 from acclimate.methods.base import Family, Method, Objective
+from acclimate.networks.network import Level, Network
 from acclimate.training import METHODS_OWN, Checkpoint, Recipe, train
 
 K, D, N_S, N_T = 3, 10, 40, 30
 STEPS = 8
 
-every_method = pytest.mark.parametrize("name", methods.names())
+every_method = pytest.mark.parametrize("name", registry.names())
 
 
 SHAPES = {"vector": (D,), "map": (D, 3, 2), "image": (3, 16, 16)}
@@ -51,13 +51,13 @@ def network(needs: Level) -> Network:
 
 def build(name: str, seed: int = 0) -> Method:
     torch.manual_seed(seed)
-    cls = methods.load(name)
+    cls = registry.load(name)
     return cls(network(cls.needs), K, **SMALL.get(name, {}))
 
 
 def samples(name: str, rng: np.random.Generator, y: npt.NDArray[Any], shift: float) -> npt.NDArray[np.float32]:
     """Gaussian classes (N, ...): vectors, or the same at every place of a map or an image."""
-    shape = SHAPES[methods.load(name).needs]
+    shape = SHAPES[registry.load(name).needs]
     centres = np.random.default_rng(5).normal(size=(K, shape[0])) * (3 if len(shape) < 3 or shape[0] == D else 0.5)
     x = centres[y].reshape(len(y), shape[0], *[1] * (len(shape) - 1)) + shift
     return (x + rng.normal(size=(len(y), *shape)) * (1 if shape[0] == D else 0.1)).astype(np.float32)
@@ -67,7 +67,7 @@ def pair(name: str, seed: int = 0) -> Pair:
     """Three Gaussian classes; the target is shifted."""
     rng = np.random.default_rng(5)
     y_s, y_t = np.arange(N_S) % K, np.arange(N_T) % K
-    shift = 0.15 if methods.load(name).needs == "image" else 1.5
+    shift = 0.15 if registry.load(name).needs == "image" else 1.5
     x_s, x_t = samples(name, rng, y_s, 0.0), samples(name, rng, y_t, shift)
     return Pair(ArrayInputs(x_s[None]), y_s, ArrayInputs(x_t[None]), batch_size=8, seed=seed)
 
@@ -87,9 +87,9 @@ def fit(name: str, steps: int = STEPS, resume: Checkpoint | None = None) -> tupl
 
 def recipe(name: str, steps: int) -> Recipe:
     """The method's own, with the learning rate that lets a tiny network learn in a few steps."""
-    own = methods.load(name).recipe
+    own = registry.load(name).recipe
     return Recipe.of(
-        methods.load(name), steps=steps, lr=max(own.get("lr", 0.01), 0.01 if "optimizer" not in own else 0)
+        registry.load(name), steps=steps, lr=max(own.get("lr", 0.01), 0.01 if "optimizer" not in own else 0)
     )
 
 
@@ -220,7 +220,7 @@ def test_an_adversary_learns_and_is_played_against(name: str, monkeypatch: pytes
 
 @every_method
 def test_its_options_are_keywords_with_defaults_and_documented(name: str) -> None:
-    cls = methods.load(name)
+    cls = registry.load(name)
     options = list(inspect.signature(cls).parameters.values())[2:]
     assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in options)
     doc = inspect.getdoc(cls) or ""
@@ -230,7 +230,7 @@ def test_its_options_are_keywords_with_defaults_and_documented(name: str) -> Non
     assert cls.family in get_args(Family)
     assert cls.rows
     for values in cls.rows.values():
-        methods.check_options(name, dict(values))
+        registry.check_options(name, dict(values))
     assert cls.recipe.keys() <= set(METHODS_OWN)
     assert isinstance(Recipe.of(cls), Recipe)
     assert all(f"\n    {p.name}: " in doc for p in options)
@@ -238,8 +238,8 @@ def test_its_options_are_keywords_with_defaults_and_documented(name: str) -> Non
 
 @every_method
 def test_it_is_final(name: str) -> None:
-    assert methods.load(name).__bases__ == (Method,)
-    assert not methods.load(name).__subclasses__()
+    assert registry.load(name).__bases__ == (Method,)
+    assert not registry.load(name).__subclasses__()
 
 
 def test_a_target_batch_has_no_labels() -> None:
@@ -248,4 +248,4 @@ def test_a_target_batch_has_no_labels() -> None:
 
 def test_an_unknown_method_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(OptionError, match=r"no method 'wemnett'; did you mean wemnet\?"):
-        methods.load("wemnett")
+        registry.load("wemnett")

@@ -15,12 +15,12 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from acclimate import methods
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.data.domains import Domain, read_target
 from acclimate.errors import DataError
-from acclimate.features.backbones import load_backbone
+from acclimate.methods import registry
 from acclimate.model import Model, Setup
+from acclimate.networks.backbones import load_backbone
 from acclimate.reporting import read_probabilities
 from tiny import in_closed_form, pictures, refused, succeeds, vectors
 
@@ -80,7 +80,7 @@ LEVELS = {"vector": KINDS, "map": KINDS[1:], "image": ("scratch", "all")}
 @pytest.mark.parametrize(
     ("kind", "method"),
     # A closed form predicts only when it is fitted; its own tests save it then.
-    [(k, m) for m in methods.names() if not in_closed_form(m) for k in LEVELS[methods.load(m).needs]],
+    [(k, m) for m in registry.names() if not in_closed_form(m) for k in LEVELS[registry.load(m).needs]],
 )
 def test_a_loaded_model_predicts_the_same(kind: str, method: str, tmp_path: Path, weights: Path) -> None:
     model, domain = built(kind, method, tmp_path, weights)

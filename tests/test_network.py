@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acclimate.features.network import Level, Network, lay_out_convolutions
+from acclimate.networks.network import Level, Network, lay_out_convolutions
 
 
 class Dtypes(nn.Module):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from acclimate import methods, papers
-from acclimate.data import benchmarks
+from acclimate.bench import papers
+from acclimate.bench.papers import Published, Table
+from acclimate.datasets import catalogue
 from acclimate.errors import OptionError
-from acclimate.papers import Published, Table
+from acclimate.methods import registry
 
 TABLES = [papers.load(name) for name in papers.names()]
 ROWS = [(table, row) for table in TABLES for row in table.rows]
@@ -81,7 +82,7 @@ def test_a_figure_that_is_not_published_is_none() -> None:
 
 @pytest.mark.parametrize("table", [t for t in TABLES if t.settings], ids=lambda t: t.name)
 def test_a_table_belongs_to_its_benchmark(table: Table) -> None:
-    benchmark = benchmarks.load(table.benchmark)
+    benchmark = catalogue.load(table.benchmark)
     short = {domain.name: domain.short for domain in benchmark.domains}
     if table.of_classes:
         assert table.columns == benchmark.classes
@@ -92,15 +93,15 @@ def test_a_table_belongs_to_its_benchmark(table: Table) -> None:
 
 @pytest.mark.parametrize("name", sorted({row.name for _, row in ROWS}))
 def test_every_row_is_a_method(name: str) -> None:
-    method, options = methods.row(name)
-    assert methods.check_options(method, options) == options
+    method, options = registry.row(name)
+    assert registry.check_options(method, options) == options
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda t: t.name)
 def test_baselines_are_methods(table: Table) -> None:
     for row in table.rows:
         if row.baseline is not None:
-            methods.row(row.baseline)
+            registry.row(row.baseline)
 
 
 def test_a_bench_of_a_table() -> None:

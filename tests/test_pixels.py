@@ -21,12 +21,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from acclimate.cache import images as pixels
+from acclimate.cache import store
+from acclimate.cache.images import DiskShelf, Images, image_inputs
 from acclimate.data import images
 from acclimate.data.domains import Domain, domain_of
 from acclimate.data.images import ImageInputs, Preprocess, picture
 from acclimate.errors import DataError
-from acclimate.features import pixels, store
-from acclimate.features.pixels import DiskShelf, Images, image_inputs
 from tiny import full_after, succeeds
 
 KEEP = Preprocess(resize=16, size=12, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.2), interpolation="bicubic")
@@ -238,7 +239,7 @@ import os, signal, sys
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
-from acclimate.features import pixels, store
+from acclimate.cache import images as pixels, store
 from test_pixels import domain_of, epochs, on_disk
 pixels.BLOCK = 1600
 original, count = store._write, 0

@@ -19,9 +19,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acclimate import exhibits, report, tables
+from acclimate.bench import tables
 from acclimate.data.domains import domain_of, labelled
-from acclimate.track import silent
+from acclimate.progress import silent
+from acclimate.report import exhibits
+from acclimate.report import page as report
 from browser import Browser, find
 from tiny import pictures, refused, succeeds, vectors
 

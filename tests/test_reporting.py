@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from acclimate import reporting
-from acclimate.evaluation import Scores, changes
+from acclimate.evaluation.scores import Scores, changes
+from acclimate.progress import Track
 from acclimate.reporting import MetricsLog, Screen, read_probabilities, write_json, write_predictions, write_skipped
-from acclimate.track import Track
 
 # Whatever a disk, a list or an archive can hold: any text, and any bytes as Python reads them from a file system.
 nasty = st.text() | st.binary().map(lambda name: name.decode("utf-8", "surrogateescape"))

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from acclimate.errors import DataError
-from acclimate.layers import Shallow, ShallowClassifier, deviation
+from acclimate.methods.parts.layers import Shallow, ShallowClassifier, deviation
 
 KINDS: list[Shallow] = ["svm", "logistic", "1nn"]
 every_kind = pytest.mark.parametrize("kind", KINDS)

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from acclimate import tables
+from acclimate.bench import tables
+from acclimate.bench.tables import Figure, average, difference, figure, read_records, sheets, t_975
 from acclimate.errors import DataError, OptionError
-from acclimate.tables import Figure, average, difference, figure, read_records, sheets, t_975
 from tiny import refused, succeeds
 
 

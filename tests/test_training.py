@@ -14,8 +14,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from acclimate.data.batches import ArrayInputs, Labelled, Pair, Unlabelled
 from acclimate.errors import DivergedError, OptionError
-from acclimate.features.network import Network
 from acclimate.methods.base import Method, Objective, Stage
+from acclimate.networks.network import Network
 from acclimate.training import Checkpoint, Recipe, make_optimizer, train
 
 D, K = 5, 3

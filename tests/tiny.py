@@ -11,8 +11,8 @@ from click.testing import Result
 from PIL import Image
 from typer.testing import CliRunner
 
-from acclimate import methods
-from acclimate.cli import app
+from acclimate.cli.app import app
+from acclimate.methods import registry
 
 
 def vectors(path: Path, *, shift: float = 0.0, labelled: bool = True, n: int = 24, d: int = 6) -> Path:
@@ -29,17 +29,17 @@ def vectors(path: Path, *, shift: float = 0.0, labelled: bool = True, n: int = 2
 
 def on_vectors() -> list[str]:
     """The methods that work on feature vectors."""
-    return [name for name in methods.names() if methods.load(name).needs == "vector"]
+    return [name for name in registry.names() if registry.load(name).needs == "vector"]
 
 
 def in_closed_form(name: str) -> bool:
     """Whether a method trains no step."""
-    return methods.load(name).family == "shallow"
+    return registry.load(name).family == "shallow"
 
 
 def samples_for(method: str, path: Path, **options: Any) -> Path:
     """The least that a method works on: `vectors`, or grey images of the same classes in an .npz."""
-    if methods.load(method).needs == "vector":
+    if registry.load(method).needs == "vector":
         return vectors(path, **options)
     content = dict(np.load(vectors(path, d=12 * 12, **options)))
     content["x"] = (content["x"] * 20 + 100).clip(0, 255).astype(np.uint8).reshape(-1, 12, 12)
@@ -49,7 +49,7 @@ def samples_for(method: str, path: Path, **options: Any) -> Path:
 
 def network(method: str) -> tuple[str, ...]:
     """The options of `fit` for a small network under a method that needs one."""
-    if methods.load(method).needs == "vector":
+    if registry.load(method).needs == "vector":
         return ()
     small = ("--set", "image_size=16", "--set", "width=4") if method == "gta" else ()  # it generates images
     return ("--backbone", "lenet", *small)

@@ -1,5 +1,5 @@
 """`python -m acclimate` is the command `acclimate`."""
 
-from acclimate.cli import main
+from acclimate.cli.app import main
 
 main()

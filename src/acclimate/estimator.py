@@ -18,17 +18,17 @@ from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from acclimate import methods
+from acclimate.cache.store import Precision
 from acclimate.data.domains import Domain, LabelledDomain, check_pair, domain_of
 from acclimate.data.images import Augment, find_broken
 from acclimate.errors import DataError, OptionError
-from acclimate.evaluation import Probabilities, predict
-from acclimate.experiment import Settings, Task, pick_device, prepare
-from acclimate.features.store import Precision
+from acclimate.evaluation.scores import Probabilities, predict
+from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.model import Model, Tune
+from acclimate.progress import Track
 from acclimate.reporting import Screen
-from acclimate.track import Track
+from acclimate.runs.fit import Settings, Task, pick_device, prepare
 from acclimate.training import METHODS_OWN, Recipe, train
 
 Rows: TypeAlias = npt.ArrayLike | Sequence[str | Path]
@@ -247,7 +247,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             tune=self.tune,
             bottleneck=self.bottleneck,
             augment=self.augment,
-            recipe=Recipe.of(methods.load(self.method), **{name: getattr(self, name) for name in RECIPE}),
+            recipe=Recipe.of(registry.load(self.method), **{name: getattr(self, name) for name in RECIPE}),
             seed=_seed(self.random_state),
             device=str(self.device),
             precision=self.precision,

@@ -16,21 +16,22 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import acclimate
-from acclimate import evaluation, methods
+from acclimate.cache.features import features
+from acclimate.cache.images import Images, image_inputs
+from acclimate.cache.store import Content, Precision
 from acclimate.data.batches import ArrayInputs, Inputs
 from acclimate.data.domains import Domain
 from acclimate.data.images import Augment, Interpolation, Preprocess, View
 from acclimate.errors import AcclimateError, DataError, OptionError
-from acclimate.evaluation import Probabilities
-from acclimate.features.backbones import Backbone, fast_bf16, load_backbone, split_top, weights_fingerprint
-from acclimate.features.cache import features
-from acclimate.features.inference import cast, folded
-from acclimate.features.network import Level, Network, lay_out_convolutions
-from acclimate.features.pixels import Images, image_inputs
-from acclimate.features.store import Content, Precision
+from acclimate.evaluation import scores
+from acclimate.evaluation.scores import Probabilities
+from acclimate.methods import registry
 from acclimate.methods.base import evaluation_mode
+from acclimate.networks.backbones import Backbone, fast_bf16, load_backbone, split_top, weights_fingerprint
+from acclimate.networks.folding import cast, folded
+from acclimate.networks.network import Level, Network, lay_out_convolutions
+from acclimate.progress import Track, silent
 from acclimate.reporting import write_json
-from acclimate.track import Track, silent
 
 Tune: TypeAlias = Literal["head", "top", "all"]
 
@@ -97,7 +98,7 @@ class Model:
     def __init__(self, setup: Setup, backbone: Backbone | None, device: torch.device | str = "cpu") -> None:
         self.setup = setup
         self.device = torch.device(device)
-        method = methods.load(setup.method)
+        method = registry.load(setup.method)
         self.frozen, network = _divide(setup, backbone, method.needs, method=setup.method)
         self.method = method(network, len(setup.classes), **setup.options).to(self.device)
         if self.device.type == "cpu":
@@ -177,7 +178,7 @@ class Model:
 
     def predict(self, domain: Domain, track: Track = silent) -> Probabilities:
         """Class probabilities (N, K) of a domain."""
-        return evaluation.predict(self.method, self.inputs(domain, track=track), device=self.device, track=track)
+        return scores.predict(self.method, self.inputs(domain, track=track), device=self.device, track=track)
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors and model.json."""
@@ -200,7 +201,7 @@ class Model:
         """
         try:
             setup = Setup.from_json(json.loads((folder / "model.json").read_text(encoding="utf-8")))
-            methods.check_options(setup.method, setup.options)
+            registry.check_options(setup.method, setup.options)
             tensors = load_file(folder / "model.safetensors")
             backbone = load_backbone(setup.backbone, pretrained=False) if setup.backbone else None
             device = torch.device(device)

@@ -22,7 +22,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from acclimate.evaluation import Changes, Probabilities, Scores
+    from acclimate.evaluation.scores import Changes, Probabilities, Scores
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from acclimate.data.batches import Pair
 from acclimate.errors import DivergedError, OptionError
-from acclimate.memory import keep_freed_memory
+from acclimate.machine import keep_freed_memory
 from acclimate.methods.base import Method, Objective, Stage
 
 TLL_CLOCK = 10_000

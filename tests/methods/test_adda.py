@@ -16,10 +16,10 @@ from torch.testing import assert_close
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import OptionError
-from acclimate.features.network import Network
-from acclimate.layers import Critic
 from acclimate.methods.adda import ADDA
 from acclimate.methods.base import Stage
+from acclimate.methods.parts.layers import Critic
+from acclimate.networks.network import Network
 from acclimate.training import Checkpoint, Recipe, train
 from by_hand import copies, layer
 

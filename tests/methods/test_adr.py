@@ -13,9 +13,9 @@ from torch.testing import assert_close
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import OptionError
-from acclimate.features.network import Network
 from acclimate.methods.adr import ADR, absolute_difference, symmetric_kl
 from acclimate.methods.base import Objective
+from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 from by_hand import batch_norm, copies, features, layer
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
-from acclimate.features.network import Network
 from acclimate.methods.cdan import CDAN
+from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 from by_hand import batch_norm, copies, features, gradients, layer
 

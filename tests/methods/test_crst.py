@@ -17,8 +17,8 @@ from torch.testing import assert_close
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import OptionError
-from acclimate.features.network import Network
 from acclimate.methods.crst import CRST, MODEL_REGULARIZERS, class_thresholds, pseudo_labels
+from acclimate.networks.network import Network
 from acclimate.training import Checkpoint, Recipe, train
 
 K, N_S, N_T, B = 2, 24, 26, 8

@@ -11,11 +11,11 @@ from float64 import Rows, normal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from acclimate import losses
 from acclimate.data.batches import Labelled, Pair, Unlabelled
-from acclimate.features.network import Network
-from acclimate.losses import Estimator
 from acclimate.methods.dan import DAN
+from acclimate.methods.parts import losses
+from acclimate.methods.parts.losses import Estimator
+from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 from by_hand import copies, cross_entropy, features, gaussians, gradients, layer, mmd
 

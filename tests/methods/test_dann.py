@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
-from acclimate.features.network import Network
-from acclimate.layers import Critic
 from acclimate.methods.dann import DANN
+from acclimate.methods.parts.layers import Critic
+from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 from by_hand import batch_norm, copies, gradients, layer
 

@@ -17,10 +17,10 @@ from torch.testing import assert_close
 from acclimate.data.batches import ArrayInputs, Pair
 from acclimate.errors import DataError, OptionError
 from acclimate.estimator import AdaptiveClassifier
-from acclimate.features.network import Network
 from acclimate.methods import gfk
 from acclimate.methods.gfk import GFK, agreed_dimension, flow, principal_axes
 from acclimate.model import Model
+from acclimate.networks.network import Network
 
 K = 3
 

@@ -15,8 +15,8 @@ from torch.testing import assert_close
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import OptionError
 from acclimate.estimator import AdaptiveClassifier
-from acclimate.features.network import Network
 from acclimate.methods.gta import GTA
+from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 from by_hand import copies
 

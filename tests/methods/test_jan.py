@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from acclimate.data.batches import Labelled, Unlabelled
-from acclimate.features.network import Network
-from acclimate.losses import Estimator, gaussian_kernels, squared_distances
 from acclimate.methods import jan
 from acclimate.methods.jan import JAN
+from acclimate.methods.parts.losses import Estimator, gaussian_kernels, squared_distances
+from acclimate.networks.network import Network
 from by_hand import copies, cross_entropy, distance, features, gaussians, gradients, layer, mmd, softmax
 
 K = 3

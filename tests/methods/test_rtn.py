@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from acclimate.data.batches import Labelled, Unlabelled
-from acclimate.features.network import Network
-from acclimate.losses import Estimator, distances_from_gram, gaussian_kernels, squared_distances
+from acclimate.methods.parts.losses import Estimator, distances_from_gram, gaussian_kernels, squared_distances
 from acclimate.methods.rtn import RTN
+from acclimate.networks.network import Network
 from by_hand import copies, cross_entropy, features, gaussians, gradients, layer, mmd, softmax
 
 K = 3

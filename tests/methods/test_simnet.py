@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
-from acclimate.features.network import Network
-from acclimate.layers import Critic
+from acclimate.methods.parts.layers import Critic
 from acclimate.methods.simnet import SimNet, orthogonality
+from acclimate.networks.network import Network
 from acclimate.training import Checkpoint, Recipe, train
 from by_hand import copies, gradients, layer
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
-from acclimate.features.network import Network
 from acclimate.methods.source_only import SourceOnly
+from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 from by_hand import copies
 

@@ -15,10 +15,10 @@ from torch.testing import assert_close
 from acclimate.data.batches import ArrayInputs, Pair
 from acclimate.errors import DataError, OptionError
 from acclimate.estimator import AdaptiveClassifier
-from acclimate.features.network import Network
 from acclimate.methods import tca
 from acclimate.methods.tca import TCA
 from acclimate.model import Model
+from acclimate.networks.network import Network
 
 K = 3
 TALL, WIDE = (14, 12, 5), (6, 5, 17)  # n_s, n_t, D

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
-from acclimate.features.network import Network
-from acclimate.layers import Critic
 from acclimate.methods.base import Objective
 from acclimate.methods.dann import DANN
+from acclimate.methods.parts.layers import Critic
 from acclimate.methods.wemnet import WEMNet
+from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 from by_hand import softmax
 

@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from acclimate.data.batches import Indices
-from acclimate.data.cache_folder import cache_folder, write_whole
 from acclimate.data.domains import Domain, LabelledDomain
 from acclimate.errors import DataError, OptionError
+from acclimate.files import cache_folder, write_whole
+from acclimate.progress import Track, silent
 from acclimate.threads import in_order
-from acclimate.track import Track, silent
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]

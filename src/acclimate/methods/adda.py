@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy, softplus
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import OptionError
-from acclimate.features.network import Network
-from acclimate.layers import Critic, Discriminator
-from acclimate.losses import domain_loss
 from acclimate.methods.base import Method, Objective, Side, Stage
+from acclimate.methods.parts.layers import Critic, Discriminator
+from acclimate.methods.parts.losses import domain_loss
+from acclimate.networks.network import Network
 
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)
 

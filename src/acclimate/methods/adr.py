@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.errors import OptionError
-from acclimate.features.network import Network
-from acclimate.layers import DropoutHead
-from acclimate.losses import class_balance_loss
 from acclimate.methods.base import Method, Objective
+from acclimate.methods.parts.layers import DropoutHead
+from acclimate.methods.parts.losses import class_balance_loss
+from acclimate.networks.network import Network
 
 
 class ADR(Method):

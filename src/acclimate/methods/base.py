@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from acclimate.data.batches import Inputs, Labelled, Pair, Unlabelled
-from acclimate.features.network import Level, Network
+from acclimate.networks.network import Level, Network
 
 
 class Objective:

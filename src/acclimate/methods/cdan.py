@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acclimate.data.batches import Labelled, Unlabelled
-from acclimate.features.network import Network
-from acclimate.layers import Critic, Discriminator, reverse
-from acclimate.losses import entropy
 from acclimate.methods.base import Method, Objective
+from acclimate.methods.parts.layers import Critic, Discriminator, reverse
+from acclimate.methods.parts.losses import entropy
+from acclimate.networks.network import Network
 
 LARGEST_PRODUCT = 4096  # entries; longer products are replaced by a random map
 

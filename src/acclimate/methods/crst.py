@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import OptionError
-from acclimate.features.network import Network
-from acclimate.layers import Fitted
 from acclimate.methods.base import Method, Objective, Stage, over_all
+from acclimate.methods.parts.layers import Fitted
+from acclimate.networks.network import Network
 
 Regularizer = Literal["none", "lrent", "mrkld", "mrl2", "mrent", "mrkld+lrent"]
 

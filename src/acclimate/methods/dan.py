@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from acclimate.data.batches import Labelled, Unlabelled
-from acclimate.features.network import Network
-from acclimate.losses import Estimator, gaussian_kernels, mmd, squared_distances
 from acclimate.methods.base import Method, Objective
+from acclimate.methods.parts.losses import Estimator, gaussian_kernels, mmd, squared_distances
+from acclimate.networks.network import Network
 
 
 class DAN(Method):

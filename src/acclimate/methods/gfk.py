@@ -10,9 +10,9 @@ from torch import Tensor
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import DataError, OptionError
-from acclimate.features.network import Network
-from acclimate.layers import Fitted, Shallow, ShallowClassifier, deviation
 from acclimate.methods.base import Method, Objective, Side, Stage, over_all
+from acclimate.methods.parts.layers import Fitted, Shallow, ShallowClassifier, deviation
+from acclimate.networks.network import Network
 
 MOST_AXES = 128
 """How far the search for the dimension goes. Each step takes the singular values of matrices of its size."""

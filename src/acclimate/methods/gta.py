@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy, interpolate, one_hot, softplus
 
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.errors import OptionError
-from acclimate.features.network import Network
 from acclimate.methods.base import Method, Objective
+from acclimate.networks.network import Network
 
 
 class GTA(Method):

@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.errors import OptionError
-from acclimate.features.network import Network
-from acclimate.layers import Discriminators, reverse
-from acclimate.losses import domain_loss
 from acclimate.methods.base import Family, Method, Objective
+from acclimate.methods.parts.layers import Discriminators, reverse
+from acclimate.methods.parts.losses import domain_loss
+from acclimate.networks.network import Network
 
 
 class MADA(Method):

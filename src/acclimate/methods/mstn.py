@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from acclimate.data.batches import Labelled, Unlabelled
-from acclimate.features.network import Network
-from acclimate.layers import Critic, Discriminator, MovingCentroids, reverse
-from acclimate.losses import Reduction, domain_loss, semantic_loss
 from acclimate.methods.base import Method, Objective
+from acclimate.methods.parts.layers import Critic, Discriminator, MovingCentroids, reverse
+from acclimate.methods.parts.losses import Reduction, domain_loss, semantic_loss
+from acclimate.networks.network import Network
 
 
 class MSTN(Method):

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from acclimate.data.batches import Labelled, Unlabelled
-from acclimate.features.network import Network
-from acclimate.losses import Estimator, distances_from_gram, entropy, gaussian_kernels, mmd
 from acclimate.methods.base import Method, Objective
+from acclimate.methods.parts.losses import Estimator, distances_from_gram, entropy, gaussian_kernels, mmd
+from acclimate.networks.network import Network
 
 
 class RTN(Method):

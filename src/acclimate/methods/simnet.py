@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
-from acclimate.features.network import Network
-from acclimate.layers import Critic, Discriminator, class_means, reverse
-from acclimate.losses import domain_loss
 from acclimate.methods.base import Method, Objective, Stage, over_all
+from acclimate.methods.parts.layers import Critic, Discriminator, class_means, reverse
+from acclimate.methods.parts.losses import domain_loss
+from acclimate.networks.network import Network
 
 
 class SimNet(Method):

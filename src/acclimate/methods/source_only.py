@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from acclimate.data.batches import Labelled, Unlabelled
-from acclimate.features.network import Network
 from acclimate.methods.base import Method, Objective
+from acclimate.networks.network import Network
 
 
 class SourceOnly(Method):

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.errors import OptionError
-from acclimate.features.network import Level, Network
-from acclimate.layers import Discriminator, Discriminators, reverse
-from acclimate.losses import entropy
 from acclimate.methods.base import Family, Method, Objective
+from acclimate.methods.parts.layers import Discriminator, Discriminators, reverse
+from acclimate.methods.parts.losses import entropy
+from acclimate.networks.network import Level, Network
 
 
 class TADA(Method):

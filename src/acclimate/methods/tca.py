@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import DataError, OptionError
-from acclimate.features.network import Network
-from acclimate.layers import Fitted, Shallow, ShallowClassifier, deviation
 from acclimate.methods.base import Method, Objective, Side, Stage, over_all
+from acclimate.methods.parts.layers import Fitted, Shallow, ShallowClassifier, deviation
+from acclimate.networks.network import Network
 
 MOST_SAMPLES = 10_000
 """With a kernel that is not linear, matrices of as many rows and columns are decomposed, 0.8 GB each."""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from acclimate.data.batches import Labelled, Unlabelled
-from acclimate.features.network import Network
-from acclimate.layers import Discriminator, MovingCentroids, reverse
-from acclimate.losses import Reduction, domain_loss, semantic_loss
 from acclimate.methods.base import Method, Objective
+from acclimate.methods.parts.layers import Discriminator, MovingCentroids, reverse
+from acclimate.methods.parts.losses import Reduction, domain_loss, semantic_loss
+from acclimate.networks.network import Network
 
 WeightReading = Literal["linear", "mlp_first", "mlp_product", "mlp_product_bn", "mlp_penultimate"]
 

@@ -17,15 +17,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from acclimate import analysis, methods
+from acclimate import analysis
 from acclimate.data.batches import Indices, Inputs
 from acclimate.data.domains import Domain, LabelledDomain, read_source, read_target
 from acclimate.data.images import ImageInputs, picture, without_broken
 from acclimate.errors import AcclimateError, DataError
-from acclimate.evaluation import Probabilities, Scores, read_answers
+from acclimate.evaluation.scores import Probabilities, Scores, read_answers
+from acclimate.methods import registry
 from acclimate.model import Model
+from acclimate.progress import Track
 from acclimate.reporting import MetricsLog, read_probabilities
-from acclimate.track import Track
 
 Section: TypeAlias = dict[str, Any]
 
@@ -107,7 +108,7 @@ class Run:
     @property
     def paper(self) -> str:
         """What the method comes from."""
-        return methods.load(self.method).paper
+        return registry.load(self.method).paper
 
     @cached_property
     def domains(self) -> tuple[str, str]:

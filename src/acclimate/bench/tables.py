@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-from acclimate import methods, papers
+from acclimate.bench import papers
+from acclimate.bench.papers import Published
 from acclimate.errors import DataError, OptionError
-from acclimate.papers import Published
+from acclimate.methods import registry
 
 Figures: TypeAlias = npt.NDArray[np.float64]
 Task: TypeAlias = tuple[str, str]
@@ -383,7 +384,7 @@ def _baseline(results: Results, asked: str | None) -> str | None:
     if asked is None:
         return next((row for row, record in results.rows.items() if record["method"] == UNADAPTED), None)
     for row in results.rows:
-        if methods.plain(row) == methods.plain(asked):
+        if registry.plain(row) == registry.plain(asked):
             return row
     raise OptionError(f"There is no row {asked!r} to compare with; there are {', '.join(results.rows)}.")
 
@@ -392,13 +393,13 @@ def _rows_of(table: papers.Table | None, record: Record, *, metric: str) -> list
     """The published rows that a row reproduces: those of its name, else of its method and options."""
     if table is None or table.metric != metric:
         return []
-    named = [row for row in table.rows if methods.plain(row.name) == methods.plain(record["row"])]
+    named = [row for row in table.rows if registry.plain(row.name) == registry.plain(record["row"])]
     return named or [row for row in table.rows if _resolves(row.name, record)]
 
 
 def _resolves(name: str, record: Record) -> bool:
     try:
-        method, options = methods.row(name)
+        method, options = registry.row(name)
     except OptionError:
         return False
     return method == record["method"] and _set(method, options) == _set(method, record["options"])
@@ -406,7 +407,7 @@ def _resolves(name: str, record: Record) -> bool:
 
 def _set(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are not the defaults."""
-    known = methods.options(method)
+    known = registry.options(method)
     return {name: value for name, value in options.items() if name not in known or value != known[name].default}
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from acclimate.data.cache_folder import locked
+from acclimate.cache.store import FILES, DamagedNoteError, Note, Store, stores_folder
 from acclimate.data.domains import IDENTITY, file_identity
-from acclimate.features.store import FILES, DamagedNoteError, Note, Store, stores_folder
+from acclimate.files import locked
 
 DAY = 24 * 3600
 GB = 10**9

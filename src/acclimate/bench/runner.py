@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from acclimate import experiment
-from acclimate.data.cache_folder import locked
+from acclimate.bench.grid import OF_A_RUN, Grid, Row, settings_of
 from acclimate.errors import AcclimateError, OptionError, RunsFailedError
-from acclimate.experiment import Settings, Task
-from acclimate.grid import OF_A_RUN, Grid, Row, settings_of
+from acclimate.files import locked
 from acclimate.reporting import Screen, write_json, write_jsonl
-from acclimate.run_directory import WITHOUT_EFFECT
+from acclimate.runs import fit
+from acclimate.runs.directory import WITHOUT_EFFECT
+from acclimate.runs.fit import Settings, Task
 
 # --- the runs ----------------------------------------------------------------------------------------------------
 
@@ -59,7 +59,7 @@ class Tasks:
         """The task of these settings."""
         key = (settings.source, settings.target, settings.test, settings.allow_class_mismatch)
         if key not in self.read:
-            self.read[key] = experiment.read_task(settings, self.screen)
+            self.read[key] = fit.read_task(settings, self.screen)
         return self.read[key]
 
 
@@ -79,7 +79,7 @@ def plan(grid: Grid, out: Path, tasks: Tasks) -> list[Cell]:
     ]
     cells = []
     for row, (source, target), seed, settings in asked:
-        content = experiment.identity(settings, tasks.of(settings))[:12]
+        content = fit.identity(settings, tasks.of(settings))[:12]
         name = re.sub(r"[^\w.-]+", "_", f"{row.method}-{source}-{target}-{seed}-{content}")
         cells.append(Cell(row, (source, target), seed, Run(settings, out / "runs" / name)))
     return cells
@@ -147,7 +147,7 @@ class _Maker:
         with locked(wanted.folder / "lock", wait=wait) as mine:
             if mine:
                 try:
-                    experiment.run(wanted.settings, self.tasks.of(wanted.settings), wanted.folder, self.screen)
+                    fit.run(wanted.settings, self.tasks.of(wanted.settings), wanted.folder, self.screen)
                 except Exception as error:  # whatever it is, the other runs go on
                     _fail(wanted, _sentence(error))
                 else:

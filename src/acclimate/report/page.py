@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from acclimate import analysis, tables
-from acclimate.data.cache_folder import write_whole
+from acclimate import analysis
+from acclimate.bench import tables
 from acclimate.errors import DataError
-from acclimate.exhibits import BASELINE, Data, Run, Section, exhibits, read_data, shown
-from acclimate.track import Track, silent
+from acclimate.files import write_whole
+from acclimate.progress import Track, silent
+from acclimate.report.exhibits import BASELINE, Data, Run, Section, exhibits, read_data, shown
 
 MOST_CLASSES = 20  # of a confusion matrix
 MOST_CONFUSIONS = 6
@@ -108,13 +109,13 @@ def _written(page: str, path: Path, left_out: list[str]) -> Report:
 
 def render(template: str, **values: Any) -> str:
     """A page of the folder report_page: its template, style and script, and a policy that allows these alone."""
-    page = resources.files("acclimate") / "report_page"
+    page = resources.files("acclimate.report") / "templates"
     style, script = ((page / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     sheet = values.get("sheet")
     sprite = f".sprite{{background-image:url({sheet})}}" if sheet else ""
     allowed = {"style": f"'{_digest(style)}' '{_digest(sprite)}'", "script": f"'{_digest(script)}'"}
     environment = Environment(
-        loader=PackageLoader("acclimate", "report_page"),
+        loader=PackageLoader("acclimate.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

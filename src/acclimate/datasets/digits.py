@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from acclimate.data.cache_folder import write_whole
 from acclimate.errors import DataError
+from acclimate.files import write_whole
 
 Digits = tuple[Iterable[Image.Image], npt.NDArray[np.int64]]
 

@@ -29,11 +29,11 @@ from typing import IO, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from acclimate.cache.identity import Identities
 from acclimate.data.batches import Indices
-from acclimate.data.cache_folder import cache_folder, locked, write_whole
 from acclimate.data.domains import IDENTITY
 from acclimate.data.images import Preprocess, View
-from acclimate.features.identity import Identities
+from acclimate.files import cache_folder, locked, write_whole
 
 Precision: TypeAlias = Literal["fp16", "bf16", "fp32"]
 Kind: TypeAlias = Literal["rows", "paths", "index"]

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from acclimate.errors import DataError
 from acclimate.reporting import RUN_FILES, write_json
-from acclimate.tracking import FOLDERS
+from acclimate.runs.trackers import FOLDERS
 from acclimate.training import Checkpoint
 
 BASELINE = "source_only"  # the baseline's method, and its folder in that of the run it is compared with

@@ -17,11 +17,11 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from acclimate.cache.identity import file_paths, identities
+from acclimate.cache.store import Content, Store, stores_folder
 from acclimate.data.batches import Indices
 from acclimate.data.domains import Domain
 from acclimate.data.images import MEMORY, WIDEST, Augment, ImageInputs, Pixels, Preprocess
-from acclimate.features.identity import file_paths, identities
-from acclimate.features.store import Content, Store, stores_folder
 
 Images: TypeAlias = Literal["auto", "memory", "disk"]
 

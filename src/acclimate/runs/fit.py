@@ -22,17 +22,18 @@ import torch
 import torchvision
 
 import acclimate
-from acclimate import methods
 from acclimate.analysis import pack_masks
+from acclimate.cache.images import Images
+from acclimate.cache.store import Precision
 from acclimate.data.batches import Inputs, Pair
 from acclimate.data.domains import Domain, LabelledDomain, check_pair, read_source, read_target
 from acclimate.data.images import Augment, View, without_broken
 from acclimate.errors import DataError, OptionError
-from acclimate.evaluation import Answers, Changes, Scores, changes, domain_errors, predict, read_answers, score
-from acclimate.features.backbones import Backbone, fast_bf16, load_backbone
-from acclimate.features.pixels import Images
-from acclimate.features.store import Precision
+from acclimate.evaluation.scores import Answers, Changes, Scores, changes, domain_errors, predict, read_answers, score
+from acclimate.methods import registry
 from acclimate.model import Model, Setup, Tune
+from acclimate.networks.backbones import Backbone, fast_bf16, load_backbone
+from acclimate.progress import Track
 from acclimate.reporting import (
     RUN_FILES,
     MetricsLog,
@@ -42,9 +43,8 @@ from acclimate.reporting import (
     write_predictions,
     write_skipped,
 )
-from acclimate.run_directory import BASELINE, RunDirectory, check_folder, comparable, delete_run
-from acclimate.track import Track
-from acclimate.tracking import Tracker, TrackerName, check_tracker, tracking
+from acclimate.runs.directory import BASELINE, RunDirectory, check_folder, comparable, delete_run
+from acclimate.runs.trackers import Tracker, TrackerName, check_tracker, tracking
 from acclimate.training import Checkpoint, Recipe, train
 
 MOST_WARNINGS = 10  # of images that cannot be read, one by one
@@ -101,8 +101,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
-        methods.load(self.method)  # refuses an unknown name
-        methods.check_options(self.method, dict(self.options))
+        registry.load(self.method)  # refuses an unknown name
+        registry.check_options(self.method, dict(self.options))
         choices = {"tune": ("auto", *get_args(Tune)), "augment": ("auto", *get_args(Augment)), "precision": PRECISIONS}
         choices |= {
             "cache_precision": get_args(Precision),

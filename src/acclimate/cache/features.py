@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from acclimate.cache.identity import Identities, file_paths, identities
+from acclimate.cache.store import Array, Content, Store
 from acclimate.data.batches import Indices, RowInputs
 from acclimate.data.domains import Domain
 from acclimate.data.images import ImageInputs, in_view
 from acclimate.errors import DataError
-from acclimate.features.identity import Identities, file_paths, identities
-from acclimate.features.store import Array, Content, Store
-from acclimate.memory import keep_freed_memory
+from acclimate.machine import keep_freed_memory
+from acclimate.progress import Track, silent
 from acclimate.threads import in_order
-from acclimate.track import Track, silent
 
 TORCH: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

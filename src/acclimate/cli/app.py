@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 import acclimate
-from acclimate import methods
 from acclimate.errors import AcclimateError, DataError, OptionError
+from acclimate.methods import registry
 
 if TYPE_CHECKING:
-    from acclimate.features.upkeep import Freed
+    from acclimate.bench.tables import Sheet
+    from acclimate.cache.upkeep import Freed
     from acclimate.reporting import Screen
-    from acclimate.tables import Sheet
+
 
 DATA_FORMS = (
     "a folder of class folders, an image list (.txt, a line each: path label), a CSV with the columns path and label, "
@@ -201,11 +202,11 @@ def fit(
     """
 
     def work(screen: Screen) -> None:
-        from acclimate import experiment
+        from acclimate.runs import fit as experiment
         from acclimate.training import Recipe
 
         recipe = Recipe.of(
-            methods.load(method),
+            registry.load(method),
             steps=steps,
             batch_size=batch_size,
             optimizer=optimizer,
@@ -223,7 +224,7 @@ def fit(
             target=target,
             test=test,
             method=method,
-            options=methods.parse_options(method, set_ or []),
+            options=registry.parse_options(method, set_ or []),
             backbone=backbone,
             weights=str(weights) if weights else None,
             tune=tune,
@@ -266,11 +267,11 @@ def demo(
     """
 
     def work(screen: Screen) -> None:
-        from acclimate import experiment
-        from acclimate.data.digits import write_digits
+        from acclimate.datasets.digits import write_digits
+        from acclimate.runs import fit as experiment
         from acclimate.training import Recipe
 
-        recipe = Recipe.of(methods.load(method), steps=steps)  # mistakes are told before anything is written
+        recipe = Recipe.of(registry.load(method), steps=steps)  # mistakes are told before anything is written
         source, target = write_digits(out / "images")
         settings = experiment.Settings(
             source=str(source),
@@ -349,9 +350,8 @@ def bench(
     """
 
     def work(screen: Screen) -> None:
-        from acclimate import bench as benches
-        from acclimate import grid as grids
-        from acclimate import tables
+        from acclimate.bench import grid as grids
+        from acclimate.bench import runner, tables
 
         overrides = {
             "steps": steps,
@@ -376,10 +376,10 @@ def bench(
             seeds=_seeds(seeds),
             overrides={name: value for name, value in overrides.items() if value is not None},
         )
-        records = benches.bench(made, out, screen, jobs=jobs, threads=threads, keep_models=keep_models)
+        records = runner.bench(made, out, screen, jobs=jobs, threads=threads, keep_models=keep_models)
         _show_sheets(tables.sheets(records), screen)
-        screen.show_json(benches.summary(records, out))
-        benches.check(records, out)
+        screen.show_json(runner.summary(records, out))
+        runner.check(records, out)
 
     _run(work, json=json, quiet=quiet, debug=debug, goes_on="the same command goes on where it stopped")
 
@@ -411,7 +411,7 @@ def table(
     """Make tables of benches: rows by tasks, mean and deviation over seeds, beside what is published."""
 
     def work(screen: Screen) -> None:
-        from acclimate import tables
+        from acclimate.bench import tables
 
         if oracle:
             raise OptionError(
@@ -459,7 +459,7 @@ def predict(
     """Classify images with a model that fit has made."""
 
     def work(screen: Screen) -> None:
-        from acclimate import experiment
+        from acclimate.runs import fit as experiment
 
         result = experiment.predict_images(run, data, out, screen, device=device)
         screen.say(f"{result['items']:,} predictions are in {out}.")
@@ -483,7 +483,7 @@ def evaluate(
     """Measure a model on labelled images."""
 
     def work(screen: Screen) -> None:
-        from acclimate import experiment
+        from acclimate.runs import fit as experiment
 
         name, scores = experiment.evaluate_images(run, data, screen, device=device, allow_mismatch=allow_class_mismatch)
         screen.show_scores({name: scores})
@@ -507,7 +507,8 @@ def report(
     """
 
     def work(screen: Screen) -> None:
-        from acclimate import report, tables
+        from acclimate.bench import tables
+        from acclimate.report import page as report
 
         if (run / "records.jsonl").exists():
             written = report.write_bench(tables.read_records([run]), out or run / "report.html")
@@ -532,7 +533,7 @@ def list_methods(
     """List the methods, or describe one."""
 
     def work(screen: Screen) -> None:
-        described = [methods.describe(n) for n in ([name] if name else methods.names())]
+        described = [registry.describe(n) for n in ([name] if name else registry.names())]
         if json:
             screen.show_json(described)
         elif name:
@@ -552,7 +553,7 @@ def backbones(
     """List the backbones; without a part of a name, only those that need no download."""
 
     def work(screen: Screen) -> None:
-        from acclimate.features.backbones import list_backbones
+        from acclimate.networks.backbones import list_backbones
 
         found = list_backbones(pattern)
         if not found:
@@ -579,12 +580,12 @@ def data_list(
     """List the benchmarks, or describe one."""
 
     def work(screen: Screen) -> None:
-        from acclimate.data import benchmarks
+        from acclimate.datasets import catalogue
 
         if name:
-            screen.show_benchmark(benchmarks.describe(benchmarks.load(name)))
+            screen.show_benchmark(catalogue.describe(catalogue.load(name)))
         else:
-            screen.show_benchmarks([benchmarks.describe(benchmarks.load(n)) for n in benchmarks.names()])
+            screen.show_benchmarks([catalogue.describe(catalogue.load(n)) for n in catalogue.names()])
 
     _run(work, json=json, quiet=False, debug=debug)
 
@@ -603,9 +604,9 @@ def data_check(
     """
 
     def work(screen: Screen) -> None:
-        from acclimate.data import benchmarks
+        from acclimate.datasets import catalogue
 
-        report = benchmarks.load(benchmark).check(root)
+        report = catalogue.load(benchmark).check(root)
         screen.show_check(report.as_dict())
         if verdict := report.verdict():
             raise DataError(verdict)
@@ -624,9 +625,9 @@ def data_get(
     """Fetch what a benchmark publishes under direct links, and leave out what is there already."""
 
     def work(screen: Screen) -> None:
-        from acclimate.data import benchmarks, download
+        from acclimate.datasets import catalogue, download
 
-        wanted = benchmarks.load(benchmark)
+        wanted = catalogue.load(benchmark)
         made = download.get(wanted, root, screen.track)
         terms = wanted.licence or f"see {wanted.page}"
         screen.say(f"{len(made)} of {len(wanted.downloads)} parts were fetched into {root}. Terms of use: {terms}.")
@@ -644,8 +645,8 @@ def cache_list(json: Json = False, debug: Debug = False) -> None:
     """List what the cache of features holds, the most recently used first."""
 
     def work(screen: Screen) -> None:
-        from acclimate.features import upkeep
-        from acclimate.features.store import stores_folder
+        from acclimate.cache import upkeep
+        from acclimate.cache.store import stores_folder
 
         entries = upkeep.entries()
         headings, rows = upkeep.as_table(entries)
@@ -673,7 +674,7 @@ def cache_prune(
     """Delete the features of images that have changed or are gone, and on request more."""
 
     def work(screen: Screen) -> None:
-        from acclimate.features import upkeep
+        from acclimate.cache import upkeep
 
         limit = None if larger_than is None else larger_than * upkeep.GB
         _show_freed(upkeep.prune(older_than=older_than, larger_than=limit), screen)
@@ -691,8 +692,8 @@ def cache_clear(
     """Delete all cached features, and nothing else. They are computed again when they are needed."""
 
     def work(screen: Screen) -> None:
-        from acclimate.features import upkeep
-        from acclimate.features.store import stores_folder
+        from acclimate.cache import upkeep
+        from acclimate.cache.store import stores_folder
 
         entries = upkeep.entries()
         size = f"{sum(entry.bytes for entry in entries) / 1e9:.2f} GB"
@@ -721,7 +722,7 @@ def _show_freed(freed: Freed, screen: Screen) -> None:
 
 def _write_report(run: Path, screen: Screen) -> None:
     """The report of a run that has been made, unless it is there already; the run is none the worse without it."""
-    from acclimate import report
+    from acclimate.report import page as report
 
     page, record = run / "report.html", run / "record.json"
     if page.exists() and page.stat().st_mtime >= record.stat().st_mtime:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from acclimate.data.domains import Domain, class_names, read_target, sorted_classes
 from acclimate.errors import DataError, DivergedError
 from acclimate.methods.base import evaluation_mode
-from acclimate.track import Track, silent
+from acclimate.progress import Track, silent
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from acclimate.data.batches import Inputs
     from acclimate.methods.base import Method
+
 
 Probabilities = npt.NDArray[np.float64]
 

@@ -18,9 +18,9 @@ from urllib.request import Request, urlopen
 import numpy as np
 import numpy.typing as npt
 
-from acclimate.data.benchmarks import Benchmark, File
+from acclimate.datasets.catalogue import Benchmark, File
 from acclimate.errors import DataError
-from acclimate.track import Track, silent
+from acclimate.progress import Track, silent
 
 FOLDER = ".downloads"  # below the root: what is not complete yet
 CHUNK = 2**20

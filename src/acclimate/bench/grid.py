@@ -11,10 +11,11 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from acclimate import methods, papers
-from acclimate.data import benchmarks
+from acclimate.bench import papers
+from acclimate.datasets import catalogue
 from acclimate.errors import DataError, OptionError
-from acclimate.experiment import Settings
+from acclimate.methods import registry
+from acclimate.runs.fit import Settings
 from acclimate.training import Recipe
 
 OF_A_RUN = {"source", "target", "test", "method", "options", "recipe", "seed"}  # what the grid itself decides
@@ -86,7 +87,7 @@ def settings_of(grid: Grid, row: Row, task: tuple[str, str], seed: int) -> Setti
         method=row.method,
         options=row.options,
         seed=seed,
-        recipe=Recipe.of(methods.load(row.method), **recipe),
+        recipe=Recipe.of(registry.load(row.method), **recipe),
         **{name: value for name, value in row.settings.items() if name not in names},
     )
 
@@ -118,7 +119,7 @@ def grid_of(
     if name is None:
         if benchmark is None or not only:
             raise OptionError("Nothing says what to run: give a grid, or --benchmark and --methods.")
-        rows = [{"name": row, "method": row} if row in methods.names() else {"name": row} for row in only]
+        rows = [{"name": row, "method": row} if row in registry.names() else {"name": row} for row in only]
         content: dict[str, Any] = {"data": {"benchmark": benchmark}, "row": rows}
     elif benchmark is not None:
         raise OptionError(f"--benchmark does not go with the grid {name}, which names its own.")
@@ -200,7 +201,7 @@ def _of_benchmark(
     name: str, root: Path | None, tasks: Sequence[str], rows: tuple[Row, ...], seeds: tuple[int, ...]
 ) -> Grid:
     """The grid of a benchmark, whose domains bear the short names of the papers' tables."""
-    benchmark = benchmarks.load(name)
+    benchmark = catalogue.load(name)
     if root is None:
         raise OptionError(f"Nothing says where {benchmark.title} lies: give --root DIR.")
     short = {domain.name: domain.short for domain in benchmark.domains}
@@ -255,14 +256,14 @@ def _rows(content: Mapping[str, Any], only: Sequence[str], overrides: Mapping[st
 def _called(name: str, entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The row of this name, or else the rows of the method of this name."""
     for key in ("name", "method"):
-        if found := [entry for entry in entries if key in entry and methods.plain(entry[key]) == methods.plain(name)]:
+        if found := [entry for entry in entries if key in entry and registry.plain(entry[key]) == registry.plain(name)]:
             return found
     names = dict.fromkeys(entry[key] for entry in entries for key in ("name", "method") if key in entry)
     raise OptionError(f"The grid has no row {name!r}; {_nearest(name, names)}")
 
 
 def _row(entry: Mapping[str, Any], shared: Mapping[str, Any], always: Mapping[str, Any]) -> Row:
-    method, options = (entry["method"], {}) if "method" in entry else methods.row(entry["name"])
+    method, options = (entry["method"], {}) if "method" in entry else registry.row(entry["name"])
     own = _checked_settings(f"The row {entry['name']}", entry.get("settings", {}))
     baselines = entry.get("baseline", ())
     return Row(

@@ -1,0 +1,1 @@
+"""A bench: grids of runs, their records, and tables beside the papers'."""

@@ -1,0 +1,1 @@
+"""The cache: what a frozen network makes of an image is computed once."""

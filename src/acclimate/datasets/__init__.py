@@ -1,0 +1,1 @@
+"""Benchmarks of the field: what belongs to each, where it lies, and how it is fetched."""

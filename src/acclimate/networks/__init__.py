@@ -1,0 +1,1 @@
+"""Networks: backbones, how they are divided, and what a method trains."""

@@ -1,0 +1,1 @@
+"""The report of a run or a bench: one HTML file."""
