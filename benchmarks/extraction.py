@@ -26,12 +26,13 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
-from acclimate.data.batches import Indices
-from acclimate.data.domains import Domain, domain_of
-from acclimate.data.images import ImageInputs, picture
-from acclimate.machine import keep_freed_memory
+from acclimate.data.decode import picture
+from acclimate.data.domain import Domain, Indices
+from acclimate.data.inputs import ImageInputs
+from acclimate.data.read import domain_of
+from acclimate.machine import fast_bf16, keep_freed_memory
 from acclimate.model import Model, Setup
-from acclimate.networks.backbones import fast_bf16, load_backbone
+from acclimate.networks.backbones import load_backbone
 from acclimate.networks.folding import folded
 from speed import processor_name, put_out
 

@@ -19,8 +19,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from acclimate.data.batches import ArrayInputs, Indices, Pair
-from acclimate.model import Model, Setup, Tune
+from acclimate.choices import Tune
+from acclimate.data.batches import Pair
+from acclimate.data.domain import Indices
+from acclimate.data.inputs import ArrayInputs
+from acclimate.model import Model, Setup
 from acclimate.networks.backbones import load_backbone
 from acclimate.training import Recipe, train
 from speed import Block, Plan, Times, advance, measure, processor_name, put_out

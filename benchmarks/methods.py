@@ -28,12 +28,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from acclimate.data.batches import ArrayInputs, Pair
+from acclimate.choices import Level
+from acclimate.data.batches import Pair
+from acclimate.data.inputs import ArrayInputs
 from acclimate.methods import registry
 from acclimate.methods.base import Method, Objective
 from acclimate.methods.mcd import MCD, discrepancy
 from acclimate.networks.backbones import load_backbone
-from acclimate.networks.network import Level, Network
+from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 from speed import processor_name, put_out
 

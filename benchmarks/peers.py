@@ -28,7 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from acclimate.data.batches import ArrayInputs, Pair
+from acclimate.data.batches import Pair
+from acclimate.data.inputs import ArrayInputs
 from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.networks.network import Network

@@ -37,11 +37,13 @@ from safetensors.torch import save_file
 
 from acclimate.cache.identity import file_paths, identities
 from acclimate.cache.store import Array, Content, Store
-from acclimate.data.domains import Domain, read_source, read_target
+from acclimate.data.domain import Domain
+from acclimate.data.read import read_source, read_target
 from acclimate.errors import AcclimateError
 from acclimate.files import cache_folder, write_whole
 from acclimate.model import Model
-from acclimate.networks.backbones import load_backbone, weights_fingerprint
+from acclimate.networks.backbone import weights_fingerprint
+from acclimate.networks.backbones import load_backbone
 from acclimate.reporting import Meter, Screen
 from acclimate.runs import fit
 from acclimate.runs.fit import Settings

@@ -31,7 +31,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acclimate.data.batches import ArrayInputs, Pair
+from acclimate.data.batches import Pair
+from acclimate.data.inputs import ArrayInputs
 from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.networks.backbones import load_backbone

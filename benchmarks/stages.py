@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from acclimate.errors import OptionError
-from acclimate.networks.backbones import load_backbone, split_top
+from acclimate.networks.backbones import load_backbone
+from acclimate.networks.stages import split_top
 from speed import put_out
 
 LARGEST = 336  # pixels a side: what a family has for larger images only is not tried

@@ -15,10 +15,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from acclimate import analysis
-from acclimate.data.batches import ArrayInputs, Labelled, Unlabelled
-from acclimate.data.images import Preprocess
+from acclimate.choices import Side
+from acclimate.data.batches import Labelled, Unlabelled
+from acclimate.data.inputs import ArrayInputs
+from acclimate.data.preprocess import Preprocess
 from acclimate.methods import registry
-from acclimate.methods.base import Method, Objective, Side
+from acclimate.methods.base import Method, Objective
 from acclimate.model import Model, Setup
 from acclimate.networks.backbones import load_backbone
 from acclimate.networks.network import Network

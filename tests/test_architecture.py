@@ -14,7 +14,8 @@ from acclimate.methods import registry
 
 ROOT = Path(acclimate.__file__).parent
 ORDER = [
-    {"__init__", "errors", "files", "machine", "progress", "threads"},
+    {"__init__", "errors", "choices", "progress", "threads"},
+    {"files", "machine"},
     {"data"},
     {"datasets", "networks", "cache"},
     {"methods"},

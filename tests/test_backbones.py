@@ -11,16 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from acclimate.errors import OptionError
-from acclimate.networks import backbones
-from acclimate.networks.backbones import (
-    Backbone,
-    fast_bf16,
-    list_backbones,
-    load_backbone,
-    split_top,
-    weights_fingerprint,
-)
+from acclimate.machine import fast_bf16
+from acclimate.networks import backbones, timm_models, weights
+from acclimate.networks.backbone import Backbone, weights_fingerprint
+from acclimate.networks.backbones import list_backbones, load_backbone
 from acclimate.networks.network import Network
+from acclimate.networks.stages import split_top
 
 SMALL = "test_resnet"  # timm's own for tests: 160 pixels, half a million parameters
 SPLIT = {  # the modules of the top, and the shape of the trunk's output
@@ -170,8 +166,8 @@ def test_weights_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_installed_weights_of_another_network_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    other = backbones._installed_weights("efficientnet_lite1")
-    monkeypatch.setattr(backbones, "_installed_weights", lambda name: other)
+    other = weights.installed_weights("efficientnet_lite1")
+    monkeypatch.setattr(timm_models, "installed_weights", lambda name: other)
     with pytest.raises(OptionError, match="are not those of this network"):
         load_backbone("efficientnet_lite0")
 

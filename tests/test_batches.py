@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from acclimate.data.batches import ArrayInputs, Labelled, Pair, Unlabelled, draw
+from acclimate.data.batches import Labelled, Pair, Unlabelled, draw
+from acclimate.data.inputs import ArrayInputs
 
 stable = settings(max_examples=60, deadline=None, derandomize=True, database=None)
 sizes = st.integers(1, 80)

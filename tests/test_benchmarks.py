@@ -23,11 +23,14 @@ import numpy as np
 import pytest
 
 import standins
-from acclimate.data.domains import check_pair, label_counts, read_source, read_target
+from acclimate.data.domain import check_pair
+from acclimate.data.read import label_counts, read_source, read_target
 from acclimate.datasets import catalogue, download
 from acclimate.datasets import catalogue as benchmarks
 from acclimate.datasets.catalogue import Benchmark, Download, Facts, File
+from acclimate.datasets.check import check
 from acclimate.datasets.download import fetch, get
+from acclimate.datasets.find import find
 from acclimate.errors import DataError, OptionError
 from tiny import acclimate, succeeds
 
@@ -215,27 +218,27 @@ LISTED = ("image_list/amazon.txt", "image_list/dslr.txt", "image_list/webcam.txt
     ],
 )
 def test_find(benchmark: Benchmark, files: list[str], found: dict[str, str], tmp_path: Path) -> None:
-    specs = benchmark.find(touch(tmp_path, files))
+    specs = find(benchmark, touch(tmp_path, files))
     assert specs == {name: str(tmp_path / spec) for name, spec in found.items()}
     assert list(specs) == [domain.name for domain in benchmark.domains if domain.name in found]
-    assert benchmark.find(tmp_path, "test") == specs or benchmark.has_splits
+    assert find(benchmark, tmp_path, "test") == specs or benchmark.has_splits
 
 
 def test_all_specs_are_of_one_style(tmp_path: Path) -> None:
     """Folders label with names and lists with numbers, so that one of each would have no class in common."""
     touch(tmp_path, ["amazon/images/mug/1.jpg", *LISTED])
-    assert OFFICE.find(tmp_path) == {Path(file).stem: str(tmp_path / file) for file in LISTED}
+    assert find(OFFICE, tmp_path) == {Path(file).stem: str(tmp_path / file) for file in LISTED}
 
 
 def test_no_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="gone is not a folder: name the one that holds Office-31"):
-        OFFICE.find(tmp_path / "gone")
+        find(OFFICE, tmp_path / "gone")
 
 
 @pytest.mark.parametrize("name", standins.LAYOUT)
 def test_what_is_found_can_be_read(name: str, tmp_path: Path) -> None:
     benchmark = catalogue.load(name)
-    found = benchmark.find(standins.make(name, tmp_path))
+    found = find(benchmark, standins.make(name, tmp_path))
     assert [*found] == [domain.name for domain in benchmark.domains]
     for s, t in benchmark.runnable(found):
         source, target = read_source(found[s]), read_target(found[t])
@@ -253,7 +256,7 @@ def test_transfer_learning_library_s_lists_can_be_read(tmp_path: Path) -> None:
     for domain in ("amazon", "dslr"):
         lines = [f"{domain}/images/{k}_{i}.jpg {k}\n" for k in range(31) for i in (0, 1)]
         (tmp_path / "image_list" / f"{domain}.txt").write_text("".join(lines))
-    found = OFFICE.find(tmp_path)
+    found = find(OFFICE, tmp_path)
     source = read_source(found["amazon"])
     assert source.classes == tuple(map(str, range(31)))
     assert isinstance(source.domain.items, tuple)
@@ -267,7 +270,7 @@ def test_digits_in_parts(tmp_path: Path) -> None:
     arrays(tmp_path / "usps_train.npz", {"": 25}, side=16)
     arrays(tmp_path / "usps_test.npz", {"": 15}, side=16)
     arrays(tmp_path / "syn_digits.npz", {"": 10})
-    train, test = DIGITS.find(tmp_path), DIGITS.find(tmp_path, "test")
+    train, test = find(DIGITS, tmp_path), find(DIGITS, tmp_path, "test")
     assert train == {
         "mnist": str(tmp_path / "MNIST.npz" / "train"),
         "usps": str(tmp_path / "usps_train.npz"),
@@ -299,7 +302,7 @@ def test_a_part_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_part_as_published(tmp_path: Path) -> None:
     touch(published(tmp_path, "dslr", "webcam"), ["dslr/images/mug/Thumbs.db", "webcam/images/mug/.hidden.jpg"])
-    report = OFFICE.check(tmp_path)
+    report = check(OFFICE, tmp_path)
     assert report.verdict() is None
     assert report.missing == ("amazon",)
     assert report.problems == ()
@@ -318,7 +321,7 @@ def test_a_part_as_published(tmp_path: Path) -> None:
 def damaged(change: Callable[[Path], object]) -> Callable[[Path], tuple[str, ...]]:
     def problems(root: Path) -> tuple[str, ...]:
         change(published(root, "dslr", "webcam") / "dslr" / "images")
-        report = OFFICE.check(root)
+        report = check(OFFICE, root)
         assert len(report.tasks) == 2
         verdict = str(report.verdict())
         assert verdict.startswith(f"Office-31 below {root} is not as published: {report.problems[0]}")
@@ -381,14 +384,14 @@ def test_a_list_with_a_file_that_is_gone(tmp_path: Path) -> None:
     touch(tmp_path, ["amazon/1.jpg"])
     (tmp_path / "amazon.txt").write_text("amazon/1.jpg 0\namazon/2.jpg 1\n")
     (tmp_path / "dslr.txt").write_text("amazon/1.jpg 0\n")
-    amazon, dslr, _ = OFFICE.check(tmp_path).problems
+    amazon, dslr, _ = check(OFFICE, tmp_path).problems
     assert amazon.startswith("amazon cannot be read: 1 of the 2 files that")
     assert dslr == "dslr has 1 classes instead of 31"
 
 
 def test_nothing_to_run(tmp_path: Path) -> None:
     touch(tmp_path, ["webcam/mug/1.jpg"])
-    assert OFFICE.check(tmp_path).verdict() == (
+    assert check(OFFICE, tmp_path).verdict() == (
         f"No task of Office-31 can be run with what is below {tmp_path}, where amazon and dslr are missing: "
         "see https://faculty.cc.gatech.edu/~judy/domainadapt/."
     )
@@ -411,7 +414,7 @@ def net(root: Path, *, lists: bool) -> Benchmark:
 
 @pytest.mark.parametrize("lists", [True, False])
 def test_splits(lists: bool, tmp_path: Path) -> None:
-    report = net(tmp_path, lists=lists).check(tmp_path)
+    report = check(net(tmp_path, lists=lists), tmp_path)
     assert report.verdict() is None, report.problems
     seen = [(e.domain, e.part, e.images, e.classes) for e in report.entries]
     if lists:
@@ -435,11 +438,11 @@ def test_counting_digits_reads_no_images(tmp_path: Path) -> None:
             np.save(content, y)
             file.writestr(f"{name}.npy", content.getvalue())
     benchmark = replace(DIGITS, domains=(Facts("mnist", "MNIST", 20, 20),), tasks=())
-    assert benchmark.check(tmp_path).problems == ()
+    assert check(benchmark, tmp_path).problems == ()
 
 
 def test_label_counts_agree_with_the_reader(tmp_path: Path) -> None:
-    found = OFFICE.find(standins.make("office31", tmp_path, per_class=1))
+    found = find(OFFICE, standins.make("office31", tmp_path, per_class=1))
     source = read_source(found["dslr"])
     assert label_counts(found["dslr"]) == dict.fromkeys(source.classes, 1)
 
@@ -706,7 +709,7 @@ def test_get_digits(server: Server, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mnist.npz", "svhn.npz", "usps.npz"]
     for name, expected in (("mnist", x), ("usps", small), ("svhn", colour.transpose(3, 0, 1, 2))):
         for split, own in (("train", slice(0, 8)), ("test", slice(8, 12))):
-            domain = read_target(DIGITS.find(tmp_path, "train" if split == "train" else "test")[name])
+            domain = read_target(find(DIGITS, tmp_path, "train" if split == "train" else "test")[name])
             assert np.array_equal(domain.items, expected[own])
             with np.load(tmp_path / f"{name}.npz") as content:
                 assert content[f"y_{split}"].tolist() == y[own].tolist()

@@ -27,13 +27,15 @@ from torch import Tensor, nn
 
 from acclimate import files
 from acclimate import files as cache_folder
-from acclimate.cache import identity, store, upkeep
+from acclimate.cache import identity, index, store, upkeep
 from acclimate.cache.features import features
 from acclimate.cache.identity import identities
-from acclimate.cache.store import Content, Precision, Store
-from acclimate.data.batches import ArrayInputs, RowInputs
-from acclimate.data.domains import Domain, domain_of
-from acclimate.data.images import Preprocess, View
+from acclimate.cache.store import Content, Store
+from acclimate.choices import Precision, View
+from acclimate.data.domain import Domain
+from acclimate.data.inputs import ArrayInputs, RowInputs
+from acclimate.data.preprocess import Preprocess
+from acclimate.data.read import domain_of
 from acclimate.errors import DataError, OptionError
 from tiny import acclimate, full_after, succeeds
 
@@ -249,10 +251,10 @@ def test_the_batch_size_changes_rounding_at_most(domain: Domain) -> None:
 
 def test_images_whose_identities_share_a_half_are_never_mixed_up() -> None:
     known = np.array([b"A" * 8 + b"1" * 8, b"A" * 8 + b"2" * 8, b"B" * 16])
-    records = np.zeros(3, store.RECORD)
+    records = np.zeros(3, index.RECORD)
     records["identity"] = known
-    records["guard"] = store._guards(records, np.arange(3))
-    first, second, third, unknown = store._find(records, np.array([*known, b"A" * 16]))
+    records["guard"] = index.guards(records, np.arange(3))
+    first, second, third, unknown = index.find_rows(records, np.array([*known, b"A" * 16]))
     assert {first, second} in ({0, -1}, {-1, 1})  # one of both is computed again
     assert (third, unknown) == (2, -1)
 
@@ -384,7 +386,7 @@ from pathlib import Path
 import numpy as np
 import torch
 torch.set_num_threads(1)
-from acclimate.data.domains import domain_of
+from acclimate.data.read import domain_of
 from acclimate.cache import features as cache, store, upkeep
 sys.path.insert(0, sys.argv[1])
 from test_cache import CONTENT, Encoder, compute, values
@@ -513,7 +515,7 @@ def zeros(content: bytes) -> bytes:
 
 
 ROW = 4 * 7 * 7 * 4
-RECORD = store.RECORD.itemsize
+RECORD = index.RECORD.itemsize
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from acclimate.data.domains import Domain, check_pair, class_names, read_source, read_target
-from acclimate.data.images import picture, read_image
+from acclimate.data.decode import picture, read_image
+from acclimate.data.domain import Domain, check_pair
+from acclimate.data.read import class_names, read_source, read_target
 from acclimate.datasets import digits
 from acclimate.datasets.digits import write_digits
 from acclimate.errors import DataError

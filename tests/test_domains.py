@@ -14,16 +14,8 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from acclimate.data import npz
-from acclimate.data.domains import (
-    Domain,
-    check_pair,
-    class_names,
-    domain_of,
-    labelled,
-    read_source,
-    read_target,
-    sorted_classes,
-)
+from acclimate.data.domain import Domain, check_pair, labelled, sorted_classes
+from acclimate.data.read import class_names, domain_of, read_source, read_target
 from acclimate.errors import DataError
 
 Write = Callable[..., Path]

@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch import Tensor, nn
 
-from acclimate.data.batches import ArrayInputs, Labelled, Unlabelled
-from acclimate.data.domains import read_target
+from acclimate.data.batches import Labelled, Unlabelled
+from acclimate.data.inputs import ArrayInputs
+from acclimate.data.read import read_target
 from acclimate.errors import DataError, DivergedError
 from acclimate.evaluation.scores import (
     Answers,

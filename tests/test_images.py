@@ -19,20 +19,15 @@ from PIL import Image
 from scipy.stats import kstest
 from torchvision.transforms import RandomResizedCrop
 
-from acclimate.data import images
-from acclimate.data.domains import Domain, LabelledDomain, domain_of, labelled, read_source, read_target
-from acclimate.data.images import (
-    Augment,
-    BrokenImageError,
-    ImageInputs,
-    Interpolation,
-    Preprocess,
-    find_broken,
-    in_view,
-    picture,
-    read_image,
-    without_broken,
-)
+from acclimate.choices import Augment, Interpolation
+from acclimate.data import broken, decode, preprocess
+from acclimate.data import inputs as drawn_from
+from acclimate.data.broken import find_broken, without_broken
+from acclimate.data.decode import BrokenImageError, picture, read_image
+from acclimate.data.domain import Domain, LabelledDomain, labelled
+from acclimate.data.inputs import ImageInputs
+from acclimate.data.preprocess import Preprocess, in_view
+from acclimate.data.read import domain_of, read_source, read_target
 from acclimate.errors import DataError, OptionError
 from acclimate.files import cache_folder, write_whole
 from acclimate.progress import T
@@ -214,7 +209,7 @@ class TestBrokenFiles:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
     ) -> None:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-        monkeypatch.setattr(images, "MAX_PIXELS", 100)
+        monkeypatch.setattr(decode, "MAX_PIXELS", 100)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             path = saved(Image.new("RGB", (10, 10)), tmp_path / f"x.{suffix}")
@@ -238,7 +233,7 @@ class TestBrokenFiles:
         path.write_bytes(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on metadata
-            outcome = images._broken_reason(path) or read_image(path).mode
+            outcome = broken._broken_reason(path) or read_image(path).mode
         assert outcome == "RGB" or len(outcome) > 3
 
 
@@ -329,7 +324,7 @@ class TestPreprocess:
         x = noise(90, 120, channels)
         x.setflags(write=False)  # as in a memory map
         for seed in range(5):
-            box = images._random_box(120, 90, np.random.default_rng(seed))
+            box = preprocess._random_box(120, 90, np.random.default_rng(seed))
             image = Image.fromarray(x.squeeze()).crop(box)
             expected = np.asarray(image.resize((size, size), Image.Resampling[interpolation.upper()]))
             view = preprocess.augmented(x, "crop", np.random.default_rng(seed))
@@ -340,7 +335,7 @@ class TestPreprocess:
     @settings(max_examples=200, deadline=None, derandomize=True, database=None)
     @given(width=st.integers(1, 500), height=st.integers(1, 500), seed=st.integers(0, 10**6))
     def test_random_boxes_lie_inside(self, width: int, height: int, seed: int) -> None:
-        left, top, right, bottom = images._random_box(width, height, np.random.default_rng(seed))
+        left, top, right, bottom = preprocess._random_box(width, height, np.random.default_rng(seed))
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= height
 
@@ -348,7 +343,7 @@ class TestPreprocess:
         torch.manual_seed(0)
         image = torch.empty(1, 300, 400)
         theirs = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)]
-        boxes = [images._random_box(400, 300, np.random.default_rng(seed)) for seed in range(3000)]
+        boxes = [preprocess._random_box(400, 300, np.random.default_rng(seed)) for seed in range(3000)]
         ours = [(top, left, bottom - top, right - left) for left, top, right, bottom in boxes]
         for column in range(4):
             a, b = np.array(ours)[:, column], np.array(theirs)[:, column]
@@ -398,13 +393,13 @@ class TestImageInputs:
         self, photos: Domain, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         expected = ImageInputs(photos, RGB, "crop").batch(np.arange(8), np.random.default_rng(0))
-        monkeypatch.setattr(images, "THREADS", 8)
+        monkeypatch.setattr(drawn_from, "THREADS", 8)
 
         def slowly(domain: Domain, position: int, at_least: int | None = None) -> Image.Image:
             time.sleep(0.005 * (8 - position))
             return picture(domain, position, at_least)
 
-        monkeypatch.setattr(images, "picture", slowly)
+        monkeypatch.setattr(drawn_from, "picture", slowly)
         assert torch.equal(ImageInputs(photos, RGB, "crop").batch(np.arange(8), np.random.default_rng(0)), expected)
 
     @pytest.mark.parametrize(("memory", "decoded"), [(2**30, 12), (5 * 8 * 9 * 3, 12 + 7), (0, 24)])
@@ -418,7 +413,7 @@ class TestImageInputs:
                 calls.append(position)
             return picture(domain, position, at_least)
 
-        monkeypatch.setattr(images, "picture", counted)
+        monkeypatch.setattr(drawn_from, "picture", counted)
         inputs = ImageInputs(photos, RGB, memory=memory)
         for _ in range(2):
             inputs.batch(np.arange(12), None)

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acclimate.networks.backbones import load_backbone, split_top
+from acclimate.networks.backbones import load_backbone
 from acclimate.networks.folding import cast, folded
+from acclimate.networks.stages import split_top
 
 
 def trained(network: nn.Module) -> nn.Module:

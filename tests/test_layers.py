@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from acclimate.methods.parts.layers import Critic, Discriminator, Discriminators, MovingCentroids, reverse
+from acclimate.choices import Critic
+from acclimate.methods.parts.layers import Discriminator, Discriminators, MovingCentroids, reverse
 from acclimate.methods.parts.losses import domain_loss, semantic_loss
 
 K, D = 4, 3

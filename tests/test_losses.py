@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 import by_hand
+from acclimate.choices import Critic, Estimator
 from acclimate.methods.parts import losses
-from acclimate.methods.parts.layers import Critic, Discriminator
+from acclimate.methods.parts.layers import Discriminator
 from acclimate.methods.parts.losses import (
-    Estimator,
     distances_from_gram,
     domain_loss,
     entropy,

@@ -15,11 +15,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from acclimate.data.batches import ArrayInputs, Pair, Unlabelled
+from acclimate.choices import Family, Level
+from acclimate.data.batches import Pair, Unlabelled
+from acclimate.data.inputs import ArrayInputs
 from acclimate.errors import OptionError
 from acclimate.methods import registry
-from acclimate.methods.base import Family, Method, Objective
-from acclimate.networks.network import Level, Network
+from acclimate.methods.base import Method, Objective
+from acclimate.networks.network import Network
 from acclimate.training import METHODS_OWN, Checkpoint, Recipe, train
 
 K, D, N_S, N_T = 3, 10, 40, 30

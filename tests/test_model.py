@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from acclimate.data.batches import Labelled, Unlabelled
-from acclimate.data.domains import Domain, read_target
+from acclimate.data.domain import Domain
+from acclimate.data.read import read_target
 from acclimate.errors import DataError
 from acclimate.methods import registry
 from acclimate.model import Model, Setup

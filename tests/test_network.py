@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from acclimate.networks.network import Level, Network, lay_out_convolutions
+from acclimate.choices import Level
+from acclimate.networks.network import Network, lay_out_convolutions
 
 
 class Dtypes(nn.Module):

@@ -22,11 +22,15 @@ from PIL import Image
 from torch import Tensor
 
 from acclimate.cache import images as pixels
-from acclimate.cache import store
-from acclimate.cache.images import DiskShelf, Images, image_inputs
-from acclimate.data import images
-from acclimate.data.domains import Domain, domain_of
-from acclimate.data.images import ImageInputs, Preprocess, picture
+from acclimate.cache import index, store
+from acclimate.cache.images import DiskShelf, image_inputs
+from acclimate.choices import KeepImages
+from acclimate.data import inputs as drawn_from
+from acclimate.data.decode import picture
+from acclimate.data.domain import Domain
+from acclimate.data.inputs import ImageInputs
+from acclimate.data.preprocess import Preprocess
+from acclimate.data.read import domain_of
 from acclimate.errors import DataError
 from tiny import full_after, succeeds
 
@@ -63,7 +67,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls.append(position)
         return picture(domain, position, at_least)
 
-    monkeypatch.setattr(images, "picture", counted)
+    monkeypatch.setattr(drawn_from, "picture", counted)
     return calls
 
 
@@ -193,7 +197,7 @@ NEEDED = N * 23 * 16 * 3  # the estimate: sides of 1.4 to 1
 )
 def test_where_images_are_kept(
     domain: Domain,
-    choice: Images,
+    choice: KeepImages,
     memory: int,
     free: int,
     kept: bool,
@@ -354,7 +358,7 @@ def test_threads_share_the_images(domain: Domain, decoded: list[int]) -> None:
     with ThreadPoolExecutor(4) as pool:
         for found in pool.map(lambda _: epochs(on_disk(domain)), range(4)):
             assert same(found, anew)
-    rows = sum(len(np.fromfile(path, store.RECORD)) for path in part("index"))
+    rows = sum(len(np.fromfile(path, index.RECORD)) for path in part("index"))
     assert rows == N
     shared = on_disk(domain)
     with ThreadPoolExecutor(4) as pool:
@@ -369,7 +373,7 @@ def test_two_processes(domain: Domain, photos: list[Path], decoded: list[int]) -
         found = [epochs(on_disk(domain)) for _ in range(3)]
         assert other.wait() == 0
     assert all(same(each, anew) for each in found)
-    rows = sum(len(np.fromfile(path, store.RECORD)) for path in part("index"))
+    rows = sum(len(np.fromfile(path, index.RECORD)) for path in part("index"))
     assert rows == N
     decoded.clear()
     assert same(epochs(on_disk(domain)), anew)
@@ -401,7 +405,7 @@ def test_images_that_come_while_others_are_written_are_written_too(
 
     monkeypatch.setattr(DiskShelf, "_write", slowly)
     assert all(shelf.put(position, resized) for position in range(4))
-    assert len(np.fromfile(part("index")[0], store.RECORD)) == N
+    assert len(np.fromfile(part("index")[0], index.RECORD)) == N
 
 
 # --- upkeep --------------------------------------------------------------------------------------------------------

@@ -20,7 +20,8 @@ import pytest
 from PIL import Image
 
 from acclimate.bench import tables
-from acclimate.data.domains import domain_of, labelled
+from acclimate.data.domain import labelled
+from acclimate.data.read import domain_of
 from acclimate.progress import silent
 from acclimate.report import exhibits
 from acclimate.report import page as report

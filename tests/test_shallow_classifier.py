@@ -10,8 +10,9 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 from torch.testing import assert_close
 
+from acclimate.choices import Shallow
 from acclimate.errors import DataError
-from acclimate.methods.parts.layers import Shallow, ShallowClassifier, deviation
+from acclimate.methods.parts.layers import ShallowClassifier, deviation
 
 KINDS: list[Shallow] = ["svm", "logistic", "1nn"]
 every_kind = pytest.mark.parametrize("kind", KINDS)

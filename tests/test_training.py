@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from acclimate.data.batches import ArrayInputs, Labelled, Pair, Unlabelled
+from acclimate.data.batches import Labelled, Pair, Unlabelled
+from acclimate.data.inputs import ArrayInputs
 from acclimate.errors import DivergedError, OptionError
 from acclimate.methods.base import Method, Objective, Stage
 from acclimate.networks.network import Network

@@ -12,8 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from acclimate.data.batches import Indices, Inputs
-from acclimate.methods.base import Method, Side, over_all
+from acclimate.choices import Side
+from acclimate.data.domain import Indices
+from acclimate.data.inputs import Inputs
+from acclimate.methods.base import Method, over_all
 from acclimate.model import Model
 
 Array: TypeAlias = npt.NDArray[np.float64]

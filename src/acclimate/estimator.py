@@ -18,17 +18,19 @@ from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from acclimate.cache.store import Precision
-from acclimate.data.domains import Domain, LabelledDomain, check_pair, domain_of
-from acclimate.data.images import Augment, find_broken
+from acclimate.choices import Augment, Precision, Tune
+from acclimate.data.broken import find_broken
+from acclimate.data.domain import Domain, LabelledDomain, check_pair
+from acclimate.data.read import domain_of
 from acclimate.errors import DataError, OptionError
 from acclimate.evaluation.scores import Probabilities, predict
+from acclimate.machine import pick_device
 from acclimate.methods import registry
 from acclimate.methods.base import Method
-from acclimate.model import Model, Tune
+from acclimate.model import Model
 from acclimate.progress import Track
 from acclimate.reporting import Screen
-from acclimate.runs.fit import Settings, Task, pick_device, prepare
+from acclimate.runs.fit import Settings, Task, prepare
 from acclimate.training import METHODS_OWN, Recipe, train
 
 Rows: TypeAlias = npt.ArrayLike | Sequence[str | Path]

@@ -1,4 +1,4 @@
-"""The process's memory: what one step frees is kept for the next one."""
+"""The machine: its memory, its devices and their arithmetic."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import os
 import platform
 from functools import cache
 
+import torch
+
+from acclimate.errors import OptionError
+
 # From malloc.h: large blocks are no mappings of their own, and the end of the heap is never given back.
 M_MMAP_MAX, NO_MAPPINGS = -4, 0
+
 M_TRIM_THRESHOLD, NEVER = -1, -1
 
 
@@ -28,3 +33,27 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_MAX, NO_MAPPINGS) and mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether bfloat16 runs on the device's own arithmetic units, and so pays."""
+    if device.type == "cuda":
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # older than the question
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of this name; "auto" is a GPU if there is one.
+
+    Raises:
+        OptionError: It is not to be had.
+    """
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:
+        raise OptionError(f"The device {name!r} is not to be had here: use --device auto or cpu.") from error
+    return device

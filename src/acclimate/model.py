@@ -7,7 +7,7 @@ import shutil
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -17,23 +17,25 @@ from torch import nn
 
 import acclimate
 from acclimate.cache.features import features
-from acclimate.cache.images import Images, image_inputs
-from acclimate.cache.store import Content, Precision
-from acclimate.data.batches import ArrayInputs, Inputs
-from acclimate.data.domains import Domain
-from acclimate.data.images import Augment, Interpolation, Preprocess, View
+from acclimate.cache.images import image_inputs
+from acclimate.cache.store import Content
+from acclimate.choices import Augment, Interpolation, KeepImages, Level, Precision, Tune, View
+from acclimate.data.domain import Domain
+from acclimate.data.inputs import ArrayInputs, Inputs
+from acclimate.data.preprocess import Preprocess
 from acclimate.errors import AcclimateError, DataError, OptionError
 from acclimate.evaluation import scores
 from acclimate.evaluation.scores import Probabilities
+from acclimate.machine import fast_bf16
 from acclimate.methods import registry
 from acclimate.methods.base import evaluation_mode
-from acclimate.networks.backbones import Backbone, fast_bf16, load_backbone, split_top, weights_fingerprint
+from acclimate.networks.backbone import Backbone, weights_fingerprint
+from acclimate.networks.backbones import load_backbone
 from acclimate.networks.folding import cast, folded
-from acclimate.networks.network import Level, Network, lay_out_convolutions
+from acclimate.networks.network import Network, lay_out_convolutions
+from acclimate.networks.stages import split_top
 from acclimate.progress import Track, silent
 from acclimate.reporting import write_json
-
-Tune: TypeAlias = Literal["head", "top", "all"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class Model:
         *,
         views: tuple[View, ...] = ("plain",),
         augment: Augment = "none",
-        images: Images = "auto",
+        images: KeepImages = "auto",
         track: Track = silent,
     ) -> Inputs:
         """What the method's batches of a domain are drawn from: cached features, or the images themselves.

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from acclimate.data.batches import Indices
+from acclimate.data.domain import Indices
 
 
 class Rows:

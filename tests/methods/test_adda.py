@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from acclimate.choices import Critic
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import OptionError
 from acclimate.methods.adda import ADDA
 from acclimate.methods.base import Stage
-from acclimate.methods.parts.layers import Critic
 from acclimate.networks.network import Network
 from acclimate.training import Checkpoint, Recipe, train
 from by_hand import copies, layer

@@ -11,10 +11,10 @@ from float64 import Rows, normal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from acclimate.choices import Estimator
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.methods.dan import DAN
 from acclimate.methods.parts import losses
-from acclimate.methods.parts.losses import Estimator
 from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 from by_hand import copies, cross_entropy, features, gaussians, gradients, layer, mmd

@@ -12,9 +12,9 @@ from float64 import Rows, normal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from acclimate.choices import Critic
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.methods.dann import DANN
-from acclimate.methods.parts.layers import Critic
 from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 from by_hand import batch_norm, copies, gradients, layer

@@ -14,7 +14,8 @@ from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from acclimate.data.batches import ArrayInputs, Pair
+from acclimate.data.batches import Pair
+from acclimate.data.inputs import ArrayInputs
 from acclimate.errors import DataError, OptionError
 from acclimate.estimator import AdaptiveClassifier
 from acclimate.methods import gfk

@@ -11,10 +11,11 @@ from float64 import normal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from acclimate.choices import Estimator
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.methods import jan
 from acclimate.methods.jan import JAN
-from acclimate.methods.parts.losses import Estimator, gaussian_kernels, squared_distances
+from acclimate.methods.parts.losses import gaussian_kernels, squared_distances
 from acclimate.networks.network import Network
 from by_hand import copies, cross_entropy, distance, features, gaussians, gradients, layer, mmd, softmax
 

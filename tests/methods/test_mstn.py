@@ -11,11 +11,10 @@ from float64 import Rows, normal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from acclimate.choices import Critic, Reduction
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.methods.dann import DANN
 from acclimate.methods.mstn import MSTN
-from acclimate.methods.parts.layers import Critic
-from acclimate.methods.parts.losses import Reduction
 from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 from by_hand import copies, gradients

@@ -11,8 +11,9 @@ from float64 import normal
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from acclimate.choices import Estimator
 from acclimate.data.batches import Labelled, Unlabelled
-from acclimate.methods.parts.losses import Estimator, distances_from_gram, gaussian_kernels, squared_distances
+from acclimate.methods.parts.losses import distances_from_gram, gaussian_kernels, squared_distances
 from acclimate.methods.rtn import RTN
 from acclimate.networks.network import Network
 from by_hand import copies, cross_entropy, features, gaussians, gradients, layer, mmd, softmax

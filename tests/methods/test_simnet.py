@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from acclimate.choices import Critic
 from acclimate.data.batches import Labelled, Pair, Unlabelled
-from acclimate.methods.parts.layers import Critic
 from acclimate.methods.simnet import SimNet, orthogonality
 from acclimate.networks.network import Network
 from acclimate.training import Checkpoint, Recipe, train

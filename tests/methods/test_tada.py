@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from acclimate.data.batches import Labelled, Pair, Unlabelled
-from acclimate.data.images import Preprocess
+from acclimate.data.preprocess import Preprocess
 from acclimate.errors import OptionError
 from acclimate.methods.base import Objective
 from acclimate.methods.tada import TADA
 from acclimate.model import Model, Setup
-from acclimate.networks.backbones import Backbone, load_backbone
+from acclimate.networks.backbone import Backbone
+from acclimate.networks.backbones import load_backbone
 from acclimate.networks.network import Network
 from acclimate.training import Recipe, train
 from by_hand import copies, gradients, layer

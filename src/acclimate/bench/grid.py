@@ -13,6 +13,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from acclimate.bench import papers
 from acclimate.datasets import catalogue
+from acclimate.datasets.check import check
+from acclimate.datasets.find import find
 from acclimate.errors import DataError, OptionError
 from acclimate.methods import registry
 from acclimate.runs.fit import Settings
@@ -205,10 +207,10 @@ def _of_benchmark(
     if root is None:
         raise OptionError(f"Nothing says where {benchmark.title} lies: give --root DIR.")
     short = {domain.name: domain.short for domain in benchmark.domains}
-    found = benchmark.find(root)
+    found = find(benchmark, root)
     pairs = tuple((short[source], short[target]) for source, target in benchmark.runnable(found))
     if not pairs:
-        raise DataError(str(benchmark.check(root).verdict()))
+        raise DataError(str(check(benchmark, root).verdict()))
     rows = tuple(
         replace(row, settings={"augment": benchmark.augment, **row.settings})
         if row.settings.get("tune") == "all"
@@ -216,7 +218,7 @@ def _of_benchmark(
         for row in rows
     )
     domains = {short[domain]: spec for domain, spec in found.items()}
-    tests = {short[domain]: spec for domain, spec in benchmark.find(root, "test").items()}
+    tests = {short[domain]: spec for domain, spec in find(benchmark, root, "test").items()}
     return Grid(
         domains,
         _named(tasks, pairs) or pairs,

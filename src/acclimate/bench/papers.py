@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
+from acclimate.choices import PublishedMetric
 from acclimate.errors import OptionError
 
 FACTS = Path(__file__).with_name("papers.toml")
-Metric: TypeAlias = Literal["accuracy", "mean_per_class", "domain_error"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Published:
     name: str
     figures: tuple[float | None, ...]
     average: float | None = None
-    average_is: Metric | None = None
+    average_is: PublishedMetric | None = None
     spread: tuple[float | None, ...] = ()
     source: str | None = None
     remark: str | None = None
@@ -68,7 +68,7 @@ class Table:
     title: str
     source: str
     benchmark: str
-    metric: Metric
+    metric: PublishedMetric
     columns: tuple[str, ...]
     rows: tuple[Published, ...]
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -21,18 +21,17 @@ from acclimate.errors import DataError, OptionError
 from acclimate.methods import registry
 
 Figures: TypeAlias = npt.NDArray[np.float64]
+
 Task: TypeAlias = tuple[str, str]
+
 Record: TypeAlias = Mapping[str, Any]
-Format: TypeAlias = Literal["terminal", "markdown", "latex", "csv"]
 
 UNADAPTED = "source_only"
+
 METRICS = {
     "accuracy": "accuracy over all images in %",
     "mean_per_class": "mean of the classes' accuracies in %",
 }
-
-
-# --- what is shown -----------------------------------------------------------------------------------------------
 
 
 class Figure(NamedTuple):
@@ -140,9 +139,6 @@ def t_975(degrees: int) -> float:
     return round(float(stdtrit(degrees, 0.975)), 3)
 
 
-# --- the records -------------------------------------------------------------------------------------------------
-
-
 def read_records(paths: Sequence[Path]) -> list[Record]:
     """The records of benches, each a folder with records.jsonl or such a file.
 
@@ -230,9 +226,6 @@ class Results:
             return 100 * correct / count if count else None
 
         return self.values(row, accuracy)
-
-
-# --- the tables --------------------------------------------------------------------------------------------------
 
 
 def sheets(
@@ -453,9 +446,6 @@ def _sources(table: papers.Table | None, sheet: Sheet) -> Iterator[str]:
             told = [f"from {row.source}'s table"] * bool(row.source) + [row.remark] * bool(row.remark)
             if told:
                 yield f"{row.name}: {'; '.join(map(str, told))}."
-
-
-# --- formats -----------------------------------------------------------------------------------------------------
 
 
 def markdown(sheets: Sequence[Sheet]) -> str:

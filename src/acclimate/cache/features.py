@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from acclimate.cache.identity import Identities, file_paths, identities
 from acclimate.cache.store import Array, Content, Store
-from acclimate.data.batches import Indices, RowInputs
-from acclimate.data.domains import Domain
-from acclimate.data.images import ImageInputs, in_view
+from acclimate.data.domain import Domain, Indices
+from acclimate.data.inputs import ImageInputs, RowInputs
+from acclimate.data.preprocess import in_view
 from acclimate.errors import DataError
 from acclimate.machine import keep_freed_memory
 from acclimate.progress import Track, silent

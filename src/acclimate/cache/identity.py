@@ -11,8 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from acclimate.data.batches import Indices
-from acclimate.data.domains import IDENTITY, Domain
+from acclimate.data.domain import IDENTITY, Domain, Indices
 from acclimate.errors import OptionError
 
 Identities: TypeAlias = npt.NDArray[np.bytes_]

@@ -13,31 +13,40 @@ import shutil
 import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from acclimate.cache.identity import file_paths, identities
 from acclimate.cache.store import Content, Store, stores_folder
-from acclimate.data.batches import Indices
-from acclimate.data.domains import Domain
-from acclimate.data.images import MEMORY, WIDEST, Augment, ImageInputs, Pixels, Preprocess
-
-Images: TypeAlias = Literal["auto", "memory", "disk"]
+from acclimate.choices import Augment, KeepImages
+from acclimate.data.decode import Pixels
+from acclimate.data.domain import Domain, Indices
+from acclimate.data.inputs import MEMORY, ImageInputs
+from acclimate.data.preprocess import WIDEST, Preprocess
 
 RATIOS = (1, 9 / 8, 4 / 3, 3 / 2, 16 / 9, 2, 5 / 2, 3, 4, 6, WIDEST)  # longer side to shorter, with those of cameras
+
 USUAL = 1.4  # ratio of the sides of a photo, for an estimate of the room that many need
+
 SPARE = 2  # times that room must be free before images are written unasked
+
 BLOCK = 2**27  # bytes of images that are written at once: what a kill costs, and what waits in memory
 
 _SIDES = np.dtype("<u4")
+
 _HEAD = 2 * _SIDES.itemsize  # bytes of height and width
 
 log = logging.getLogger("acclimate")
 
 
 def image_inputs(
-    domain: Domain, preprocess: Preprocess, augment: Augment = "none", *, images: Images = "auto", memory: int = MEMORY
+    domain: Domain,
+    preprocess: Preprocess,
+    augment: Augment = "none",
+    *,
+    images: KeepImages = "auto",
+    memory: int = MEMORY,
 ) -> ImageInputs:
     """Images as batches need them, decoded once if there is room for them.
 

@@ -30,20 +30,23 @@ import numpy as np
 import numpy.typing as npt
 
 from acclimate.cache.identity import Identities
-from acclimate.data.batches import Indices
-from acclimate.data.domains import IDENTITY
-from acclimate.data.images import Preprocess, View
+from acclimate.cache.index import RECORD, find_rows, guards, valid_rows
+from acclimate.choices import Precision, View
+from acclimate.data.domain import Indices
+from acclimate.data.preprocess import Preprocess
 from acclimate.files import cache_folder, locked, write_whole
 
-Precision: TypeAlias = Literal["fp16", "bf16", "fp32"]
 Kind: TypeAlias = Literal["rows", "paths", "index"]
+
 Array: TypeAlias = npt.NDArray[np.generic]
 
 FORMAT = 3  # a change of the files, or of what is computed, must raise it
+
 WHAT = "Features that Acclimate computed of images, or resized images. Deleted ones are computed again when needed."
+
 DTYPES: dict[str, str] = {"fp32": "<f4", "fp16": "<f2", "bf16": "<i2", "uint8": "|u1"}  # NumPy has no bfloat16
+
 FILES: tuple[Kind, ...] = ("rows", "paths", "index")
-RECORD = np.dtype([("identity", IDENTITY), ("checksum", "<u4"), ("guard", "<u4")])
 
 log = logging.getLogger("acclimate")
 
@@ -165,7 +168,7 @@ class Store:
             return nothing
         with suppress(OSError):  # last used
             os.utime(self.folder / "store.json")
-        rows = _find(self.records(note), wanted)
+        rows = find_rows(self.records(note), wanted)
         count = int(rows.max(initial=-1)) + 1
         try:
             with self.file(note, "rows").open("rb") as file:
@@ -178,7 +181,7 @@ class Store:
     def missing(self, wanted: Identities) -> Indices:
         """The positions in `wanted` of the images that are still to be computed, each of them once."""
         note = self.note()
-        found = _find(self.records(note), wanted) if note else np.full(len(wanted), -1)
+        found = find_rows(self.records(note), wanted) if note else np.full(len(wanted), -1)
         absent = np.flatnonzero(found < 0)
         _, first = np.unique(wanted[absent], return_index=True)
         missing: Indices = absent[np.sort(first)]
@@ -217,7 +220,7 @@ class Store:
         if note is None or note.shape is None:
             return
         records = self.records(note)
-        sound = np.flatnonzero(_valid(records))
+        sound = np.flatnonzero(valid_rows(records))
         lost = note.rows - len(sound)
         if lost == 0 and (note.size, note.mtime_ns) == _state(self.file(note, "rows")):
             return
@@ -257,7 +260,7 @@ class Store:
             raise OSError(errno.ENOSPC, "There is no room for its smaller copy", str(self.folder))
         new = replace(old, generation=secrets.token_hex(4), rows=len(keep))
         records = self.records(old)[keep]
-        records["guard"] = _guards(records, np.arange(len(keep)))
+        records["guard"] = guards(records, np.arange(len(keep)))
         number = {int(row): i for i, row in enumerate(keep)}
         try:
             with self.file(old, "rows").open("rb") as source, self.file(new, "rows").open("wb") as rows:
@@ -304,7 +307,7 @@ class Store:
 
     def sound(self, note: Note) -> Indices:
         """The rows that are in use, ascending."""
-        return np.flatnonzero(_valid(self.records(note)))
+        return np.flatnonzero(valid_rows(self.records(note)))
 
     def paths(self, note: Note) -> Iterator[tuple[int, str]]:
         """The rows that were computed from files, with the files' resolved paths."""
@@ -408,7 +411,7 @@ class Writer:
         records = np.zeros(len(block), RECORD)
         records["identity"] = identities
         records["checksum"] = [zlib.crc32(row) for row in block]
-        records["guard"] = _guards(records, numbers)
+        records["guard"] = guards(records, numbers)
         to.rows.seek(to.next * to.note.row_bytes)
         _write(to.rows, block.data.cast("B"))
         named = zip(numbers.tolist(), paths, strict=True)
@@ -469,34 +472,3 @@ def _checksum(entries: dict[str, Any]) -> int:
 def _sync(file: IO[bytes]) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _guards(records: npt.NDArray[Any], rows: Indices) -> npt.NDArray[np.uint32]:
-    """A checksum of each record and its row's number, which is not 0 for a record of zeros."""
-    words = np.ascontiguousarray(records).view("<u4").reshape(-1, RECORD.itemsize // 4)[:, :-1]  # all but the guard
-    factors = np.array([0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D, 0x27D4EB2F, 0x165667B1], dtype=np.uint32)  # odd
-    guards: npt.NDArray[np.uint32] = (words * factors).sum(1, dtype=np.uint32) + (2 * rows + 1).astype(np.uint32)
-    return guards
-
-
-def _valid(records: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
-    valid: npt.NDArray[np.bool_] = records["guard"] == _guards(records, np.arange(len(records)))
-    return valid
-
-
-def _find(records: npt.NDArray[Any], wanted: Identities) -> Indices:
-    """The number of the valid record of each wanted image, -1 for none."""
-    sound = np.flatnonzero(_valid(records))
-    if not len(sound):
-        return np.full(len(wanted), -1, dtype=np.int64)
-    known = records["identity"][sound]
-    halves = _first_halves(known)
-    order = np.argsort(halves)
-    place = order[np.searchsorted(halves[order], _first_halves(wanted)).clip(max=len(known) - 1)]
-    return np.where(known[place] == wanted, sound[place], -1)
-
-
-def _first_halves(identities: Identities) -> npt.NDArray[np.uint64]:
-    """Numbers, which are found in a fifth of the time of strings; two images that share one are computed again."""
-    halves: npt.NDArray[np.uint64] = np.ascontiguousarray(identities).view("<u8")[::2]
-    return halves

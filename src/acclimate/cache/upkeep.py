@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from acclimate.cache.store import FILES, DamagedNoteError, Note, Store, stores_folder
-from acclimate.data.domains import IDENTITY, file_identity
+from acclimate.data.domain import IDENTITY, file_identity
 from acclimate.files import locked
 
 DAY = 24 * 3600

@@ -605,8 +605,9 @@ def data_check(
 
     def work(screen: Screen) -> None:
         from acclimate.datasets import catalogue
+        from acclimate.datasets.check import check
 
-        report = catalogue.load(benchmark).check(root)
+        report = check(catalogue.load(benchmark), root)
         screen.show_check(report.as_dict())
         if verdict := report.verdict():
             raise DataError(verdict)

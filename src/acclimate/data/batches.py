@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from acclimate.data.domain import Indices
+from acclimate.data.inputs import Inputs
 from acclimate.threads import in_order
-
-Indices = npt.NDArray[np.int64]
 
 
 class Labelled(NamedTuple):
@@ -30,63 +30,6 @@ class Unlabelled(NamedTuple):
 
     x: Tensor
     index: Tensor  # type: ignore[assignment]
-
-
-class Inputs(Protocol):
-    """What batches are drawn from: cached features in memory or on disk, or images decoded as they are needed."""
-
-    def __len__(self) -> int:
-        """How many samples there are."""
-        ...
-
-    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
-        """The inputs at `index` (B, ...); `rng` draws the augmentation, None means none."""
-        ...
-
-
-class ArrayInputs:
-    """Inputs that are an array already: features, maps or decoded images, in memory or memory-mapped.
-
-    Args:
-        views: (V, N, ...) of any type, with one entry a cached view (for example plain and flipped). Training draws a
-            view a sample; the first is the plain one, which evaluation uses.
-    """
-
-    def __init__(self, views: npt.NDArray[np.generic]) -> None:
-        self.views = views
-
-    def __len__(self) -> int:
-        return int(self.views.shape[1])
-
-    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
-        """The features at `index`, (B, ...) float32."""
-        several = rng is not None and len(self.views) > 1
-        view = rng.integers(len(self.views), size=len(index)) if rng is not None and several else 0
-        return torch.from_numpy(np.ascontiguousarray(self.views[view, index], dtype=np.float32))
-
-
-class RowInputs:
-    """Inputs that are rows of a larger array, which several domains may share: the cache of frozen features.
-
-    Args:
-        rows: (R, V, ...) float32, float16, or int16 for the bits of bfloat16, which NumPy lacks. In memory or
-            memory-mapped. V are the cached views; training draws one a sample, evaluation uses the first.
-        positions: (N,) the row of each sample.
-    """
-
-    def __init__(self, rows: npt.NDArray[np.generic], positions: Indices) -> None:
-        self.rows = np.asarray(rows)  # indexing a memmap itself takes longer
-        self.positions = positions
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
-        """The features at `index`, (B, ...) float32."""
-        several = rng is not None and self.rows.shape[1] > 1
-        view = rng.integers(self.rows.shape[1], size=len(index)) if rng is not None and several else 0
-        x = torch.from_numpy(self.rows[self.positions[index], view])
-        return (x.view(torch.bfloat16) if x.dtype == torch.int16 else x).float()
 
 
 def draw(n: int, batch_size: int, step: int, seed: tuple[int, ...]) -> Indices:

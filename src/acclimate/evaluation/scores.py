@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from acclimate.data.domains import Domain, class_names, read_target, sorted_classes
+from acclimate.data.domain import Domain, sorted_classes
+from acclimate.data.read import class_names, read_target
 from acclimate.errors import DataError, DivergedError
 from acclimate.methods.base import evaluation_mode
 from acclimate.progress import Track, silent
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from acclimate.data.batches import Inputs
+    from acclimate.data.inputs import Inputs
     from acclimate.methods.base import Method
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, softplus
 
+from acclimate.choices import Critic, Side
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import OptionError
-from acclimate.methods.base import Method, Objective, Side, Stage
-from acclimate.methods.parts.layers import Critic, Discriminator
+from acclimate.methods.base import Method, Objective, Stage
+from acclimate.methods.parts.layers import Discriminator
 from acclimate.methods.parts.losses import domain_loss
 from acclimate.networks.network import Network
 

@@ -7,14 +7,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from acclimate.data.batches import Inputs, Labelled, Pair, Unlabelled
-from acclimate.networks.network import Level, Network
+from acclimate.choices import Family, Level, Side
+from acclimate.data.batches import Labelled, Pair, Unlabelled
+from acclimate.data.inputs import Inputs
+from acclimate.networks.network import Network
 
 
 class Objective:
@@ -31,8 +33,6 @@ class Objective:
 
 
 Step: TypeAlias = Callable[[Labelled, Unlabelled], Iterator[Objective]]
-Side: TypeAlias = Literal["source", "target"]
-Family: TypeAlias = Literal["baseline", "shallow", "discrepancy", "adversarial", "generative", "self-training"]
 
 
 @dataclass(frozen=True)

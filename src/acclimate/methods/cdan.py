@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from acclimate.choices import Critic
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.methods.base import Method, Objective
-from acclimate.methods.parts.layers import Critic, Discriminator, reverse
+from acclimate.methods.parts.layers import Discriminator, reverse
 from acclimate.methods.parts.losses import entropy
 from acclimate.networks.network import Network
 

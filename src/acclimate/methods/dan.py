@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from acclimate.choices import Estimator
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.methods.base import Method, Objective
-from acclimate.methods.parts.losses import Estimator, gaussian_kernels, mmd, squared_distances
+from acclimate.methods.parts.losses import gaussian_kernels, mmd, squared_distances
 from acclimate.networks.network import Network
 
 

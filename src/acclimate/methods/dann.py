@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from acclimate.choices import Critic
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.methods.base import Method, Objective
-from acclimate.methods.parts.layers import Critic, Discriminator, reverse
+from acclimate.methods.parts.layers import Discriminator, reverse
 from acclimate.methods.parts.losses import domain_loss
 from acclimate.networks.network import Network
 

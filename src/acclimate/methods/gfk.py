@@ -8,10 +8,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from acclimate.choices import Shallow, Side
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import DataError, OptionError
-from acclimate.methods.base import Method, Objective, Side, Stage, over_all
-from acclimate.methods.parts.layers import Fitted, Shallow, ShallowClassifier, deviation
+from acclimate.methods.base import Method, Objective, Stage, over_all
+from acclimate.methods.parts.layers import Fitted, ShallowClassifier, deviation
 from acclimate.networks.network import Network
 
 MOST_AXES = 128

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from acclimate.choices import Family
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.errors import OptionError
-from acclimate.methods.base import Family, Method, Objective
+from acclimate.methods.base import Method, Objective
 from acclimate.methods.parts.layers import Discriminators, reverse
 from acclimate.methods.parts.losses import domain_loss
 from acclimate.networks.network import Network

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from acclimate.choices import Critic, Reduction
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.methods.base import Method, Objective
-from acclimate.methods.parts.layers import Critic, Discriminator, MovingCentroids, reverse
-from acclimate.methods.parts.losses import Reduction, domain_loss, semantic_loss
+from acclimate.methods.parts.layers import Discriminator, MovingCentroids, reverse
+from acclimate.methods.parts.losses import domain_loss, semantic_loss
 from acclimate.networks.network import Network
 
 

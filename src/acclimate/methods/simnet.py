@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from acclimate.choices import Critic
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.methods.base import Method, Objective, Stage, over_all
-from acclimate.methods.parts.layers import Critic, Discriminator, class_means, reverse
+from acclimate.methods.parts.layers import Discriminator, class_means, reverse
 from acclimate.methods.parts.losses import domain_loss
 from acclimate.networks.network import Network
 

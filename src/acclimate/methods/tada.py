@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from acclimate.choices import Family, Level
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.errors import OptionError
-from acclimate.methods.base import Family, Method, Objective
+from acclimate.methods.base import Method, Objective
 from acclimate.methods.parts.layers import Discriminator, Discriminators, reverse
 from acclimate.methods.parts.losses import entropy
-from acclimate.networks.network import Level, Network
+from acclimate.networks.network import Network
 
 
 class TADA(Method):

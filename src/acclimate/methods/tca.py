@@ -10,10 +10,11 @@ from scipy.linalg import eigh
 from torch import Tensor
 from torch.nn import functional as F
 
+from acclimate.choices import Shallow, Side
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import DataError, OptionError
-from acclimate.methods.base import Method, Objective, Side, Stage, over_all
-from acclimate.methods.parts.layers import Fitted, Shallow, ShallowClassifier, deviation
+from acclimate.methods.base import Method, Objective, Stage, over_all
+from acclimate.methods.parts.layers import Fitted, ShallowClassifier, deviation
 from acclimate.networks.network import Network
 
 MOST_SAMPLES = 10_000

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from acclimate.choices import Reduction
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.methods.base import Method, Objective
 from acclimate.methods.parts.layers import Discriminator, MovingCentroids, reverse
-from acclimate.methods.parts.losses import Reduction, domain_loss, semantic_loss
+from acclimate.methods.parts.losses import domain_loss, semantic_loss
 from acclimate.networks.network import Network
 
 WeightReading = Literal["linear", "mlp_first", "mlp_product", "mlp_product_bn", "mlp_penultimate"]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 import torch
 from torch import Tensor, nn
 
-Level: TypeAlias = Literal["vector", "map", "image"]
+from acclimate.choices import Level
 
 
 class Network(nn.Module):

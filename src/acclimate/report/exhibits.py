@@ -18,9 +18,11 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from acclimate import analysis
-from acclimate.data.batches import Indices, Inputs
-from acclimate.data.domains import Domain, LabelledDomain, read_source, read_target
-from acclimate.data.images import ImageInputs, picture, without_broken
+from acclimate.data.broken import without_broken
+from acclimate.data.decode import picture
+from acclimate.data.domain import Domain, Indices, LabelledDomain
+from acclimate.data.inputs import ImageInputs, Inputs
+from acclimate.data.read import read_source, read_target
 from acclimate.errors import AcclimateError, DataError
 from acclimate.evaluation.scores import Probabilities, Scores, read_answers
 from acclimate.methods import registry

@@ -23,16 +23,19 @@ import torchvision
 
 import acclimate
 from acclimate.analysis import pack_masks
-from acclimate.cache.images import Images
-from acclimate.cache.store import Precision
-from acclimate.data.batches import Inputs, Pair
-from acclimate.data.domains import Domain, LabelledDomain, check_pair, read_source, read_target
-from acclimate.data.images import Augment, View, without_broken
+from acclimate.choices import Augment, KeepImages, Precision, TrackerName, Tune, View
+from acclimate.data.batches import Pair
+from acclimate.data.broken import without_broken
+from acclimate.data.domain import Domain, LabelledDomain, check_pair
+from acclimate.data.inputs import Inputs
+from acclimate.data.read import read_source, read_target
 from acclimate.errors import DataError, OptionError
 from acclimate.evaluation.scores import Answers, Changes, Scores, changes, domain_errors, predict, read_answers, score
+from acclimate.machine import fast_bf16, pick_device
 from acclimate.methods import registry
-from acclimate.model import Model, Setup, Tune
-from acclimate.networks.backbones import Backbone, fast_bf16, load_backbone
+from acclimate.model import Model, Setup
+from acclimate.networks.backbone import Backbone
+from acclimate.networks.backbones import load_backbone
 from acclimate.progress import Track
 from acclimate.reporting import (
     RUN_FILES,
@@ -44,10 +47,11 @@ from acclimate.reporting import (
     write_skipped,
 )
 from acclimate.runs.directory import BASELINE, RunDirectory, check_folder, comparable, delete_run
-from acclimate.runs.trackers import Tracker, TrackerName, check_tracker, tracking
+from acclimate.runs.trackers import Tracker, check_tracker, tracking
 from acclimate.training import Checkpoint, Recipe, train
 
 MOST_WARNINGS = 10  # of images that cannot be read, one by one
+
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -95,7 +99,7 @@ class Settings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     cache_precision: Precision = "fp16"
     allow_class_mismatch: bool = False
-    keep_images: Images = "auto"
+    keep_images: KeepImages = "auto"
     checkpoint_seconds: float = 10.0
     track: TrackerName = "none"
 
@@ -106,7 +110,7 @@ class Settings:
         choices = {"tune": ("auto", *get_args(Tune)), "augment": ("auto", *get_args(Augment)), "precision": PRECISIONS}
         choices |= {
             "cache_precision": get_args(Precision),
-            "keep_images": get_args(Images),
+            "keep_images": get_args(KeepImages),
             "track": get_args(TrackerName),
         }
         for name, known in choices.items():
@@ -409,9 +413,6 @@ def _train(
                 saved = time.monotonic()
 
 
-# --- a finished run ----------------------------------------------------------------------------------------------
-
-
 def predict_images(run: Path, data: str, out: Path, screen: Screen, *, device: str = "auto") -> dict[str, Any]:
     """Classify images with the model of a run, and write a CSV like the run's own predictions.csv.
 
@@ -484,9 +485,6 @@ def _check_table(out: Path, run: Path, data: str) -> None:
         raise DataError(f"{out} belongs to the run or to the data: name another file with --out.")
 
 
-# --- the record --------------------------------------------------------------------------------------------------
-
-
 def _compared(out: Path) -> dict[str, Any]:
     """What the method changed against the baseline whose run lies in the same folder."""
     before = json.loads((out / BASELINE / "record.json").read_text(encoding="utf-8"))
@@ -555,17 +553,3 @@ def _terms_summary(log: MetricsLog) -> dict[str, dict[str, float]]:
     names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "stage", "lr", "masks"))
     values = {name: [row[name] for row in rows if name in row] for name in names}
     return {name: {"first": v[0], "last": v[-1], "mean": float(np.mean(v))} for name, v in values.items()}
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of this name; "auto" is a GPU if there is one.
-
-    Raises:
-        OptionError: It is not to be had.
-    """
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"The device {name!r} is not to be had here: use --device auto or cpu.") from error
-    return device

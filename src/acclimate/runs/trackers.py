@@ -6,14 +6,14 @@ import importlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol
 
+from acclimate.choices import TrackerName
 from acclimate.errors import OptionError
-
-TrackerName: TypeAlias = Literal["none", "tensorboard", "mlflow", "wandb"]
 
 # The packages of each, and the folder of a run directory that it writes to.
 _PACKAGES = {"tensorboard": ("torch.utils.tensorboard", "tensorboard"), "mlflow": ("mlflow",), "wandb": ("wandb",)}
+
 FOLDERS = ("tensorboard", "wandb")
 
 

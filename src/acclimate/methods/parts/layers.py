@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from acclimate.choices import Critic, Shallow
 from acclimate.errors import DataError
-
-Critic: TypeAlias = Literal["mlp", "dropout", "linear"]
-Shallow: TypeAlias = Literal["svm", "logistic", "1nn"]
 
 
 class _Reverse(torch.autograd.Function):

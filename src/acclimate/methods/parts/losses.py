@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-Reduction: TypeAlias = Literal["mean", "sum"]
-Estimator: TypeAlias = Literal["unbiased", "biased", "linear", "pairs"]
+from acclimate.choices import Estimator, Reduction
 
 
 def domain_loss(critic: nn.Module, f_s: Tensor, f_t: Tensor) -> Tensor:

@@ -1,0 +1,43 @@
+"""The choices that settings and methods offer, by name. Importing them imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+Level: TypeAlias = Literal["vector", "map", "image"]
+
+DomainKind: TypeAlias = Literal["files", "images", "vectors"]
+
+Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+Augment: TypeAlias = Literal["none", "flip", "crop", "crop+flip"]
+
+View: TypeAlias = Literal["plain", "flip"]
+
+Precision: TypeAlias = Literal["fp16", "bf16", "fp32"]
+
+KeepImages: TypeAlias = Literal["auto", "memory", "disk"]
+
+Tune: TypeAlias = Literal["head", "top", "all"]
+
+Side: TypeAlias = Literal["source", "target"]
+
+Family: TypeAlias = Literal["baseline", "shallow", "discrepancy", "adversarial", "generative", "self-training"]
+
+Critic: TypeAlias = Literal["mlp", "dropout", "linear"]
+
+Shallow: TypeAlias = Literal["svm", "logistic", "1nn"]
+
+Reduction: TypeAlias = Literal["mean", "sum"]
+
+Estimator: TypeAlias = Literal["unbiased", "biased", "linear", "pairs"]
+
+TrackerName: TypeAlias = Literal["none", "tensorboard", "mlflow", "wandb"]
+
+Split: TypeAlias = Literal["train", "test"]
+
+Metric: TypeAlias = Literal["accuracy", "mean_per_class"]
+
+PublishedMetric: TypeAlias = Literal["accuracy", "mean_per_class", "domain_error"]
+
+TableFormat: TypeAlias = Literal["terminal", "markdown", "latex", "csv"]

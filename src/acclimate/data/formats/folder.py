@@ -1,0 +1,91 @@
+"""Folders of images, whose top-level folders may be classes."""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from acclimate.data.domain import Domain, Labels
+from acclimate.errors import DataError
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})  # archives and network disks keep thumbnails in these
+
+
+def read_folder(folder: Path, need_labels: bool) -> tuple[Domain, Labels]:
+    """The images below a folder, and the names of the top-level folders they lie in."""
+    found = images_below(folder)
+    if not found:
+        raise DataError(f"{folder} holds no images: name a folder with {', '.join(IMAGE_SUFFIXES)} files.")
+    labels = tuple(map(folder_label, found))
+    if need_labels:
+        _check_class_folders(folder, found, labels)
+    prefix = os.path.join(folder, "")  # noqa: PTH118 (a Path has no separator at its end)
+    items = tuple(f"{prefix}{name}" for name in found)
+    return Domain(items, tuple(map(printable, found)), str(folder)), labels
+
+
+def folder_label(name: str) -> str | None:
+    """The top-level folder of an image's path."""
+    return printable(name.partition("/")[0]) if "/" in name else None
+
+
+def _check_class_folders(folder: Path, found: Sequence[str], labels: Labels) -> None:
+    loose = [name for name, label in zip(found, labels, strict=True) if label is None]
+    if len(loose) == len(found):
+        raise DataError(
+            f"{folder} holds {len(found):,} images but no class folders: "
+            "put the images of each class into a folder with the name of the class."
+        )
+    if loose:
+        raise DataError(
+            f"{folder} holds {len(loose):,} images outside its class folders, for example '{printable(loose[0])}': "
+            "move each into the folder of its class."
+        )
+    for name in sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _ignored(entry.name)):
+        if printable(name) not in labels:
+            raise DataError(f"The class folder {folder / name} holds no image: add images to it or remove it.")
+
+
+def images_below(folder: Path) -> list[str]:
+    """The paths of the images below `folder`, with slashes, sorted by their parts.
+
+    Each folder is read once, so links may form cycles. Links wait until the rest is read: a folder that a link also
+    leads to keeps its own name.
+    """
+    found: list[str] = []
+    read: set[tuple[int, int]] = set()
+    waiting = [(False, "")]
+    while waiting:
+        prefix = heapq.heappop(waiting)[1]
+        status = (folder / prefix).stat()
+        if (status.st_dev, status.st_ino) in read:
+            continue
+        read.add((status.st_dev, status.st_ino))
+        with os.scandir(folder / prefix) as entries:
+            for entry in entries:
+                if _ignored(entry.name):
+                    continue
+                is_link = entry.is_symlink()
+                if entry.is_dir(follow_symlinks=False) or (is_link and Path(entry).is_dir()):
+                    heapq.heappush(waiting, (is_link, f"{prefix}{entry.name}/"))
+                elif is_image(entry.name) and (is_link or entry.is_file()):
+                    found.append(prefix + entry.name)
+    return sorted(found, key=lambda name: name.replace("/", "\0"))  # as the lists of their parts: no name has a \0
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def is_image(name: str) -> bool:
+    """Whether a file's name ends as an image's does."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def printable(name: str) -> str:
+    """A file name that can be written as UTF-8, whatever bytes the disk has."""
+    return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

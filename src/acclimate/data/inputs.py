@@ -1,0 +1,163 @@
+"""What batches are drawn from: arrays, rows of the cache, or images decoded as they are needed."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from acclimate.choices import Augment
+from acclimate.data.decode import THREADS, Pixels, picture
+from acclimate.data.domain import Domain, Indices
+from acclimate.data.preprocess import Preprocess
+from acclimate.errors import DataError
+
+
+class Inputs(Protocol):
+    """What batches are drawn from: cached features in memory or on disk, or images decoded as they are needed."""
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        ...
+
+    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
+        """The inputs at `index` (B, ...); `rng` draws the augmentation, None means none."""
+        ...
+
+
+class ArrayInputs:
+    """Inputs that are an array already: features, maps or decoded images, in memory or memory-mapped.
+
+    Args:
+        views: (V, N, ...) of any type, with one entry a cached view (for example plain and flipped). Training draws a
+            view a sample; the first is the plain one, which evaluation uses.
+    """
+
+    def __init__(self, views: npt.NDArray[np.generic]) -> None:
+        self.views = views
+
+    def __len__(self) -> int:
+        return int(self.views.shape[1])
+
+    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
+        """The features at `index`, (B, ...) float32."""
+        several = rng is not None and len(self.views) > 1
+        view = rng.integers(len(self.views), size=len(index)) if rng is not None and several else 0
+        return torch.from_numpy(np.ascontiguousarray(self.views[view, index], dtype=np.float32))
+
+
+class RowInputs:
+    """Inputs that are rows of a larger array, which several domains may share: the cache of frozen features.
+
+    Args:
+        rows: (R, V, ...) float32, float16, or int16 for the bits of bfloat16, which NumPy lacks. In memory or
+            memory-mapped. V are the cached views; training draws one a sample, evaluation uses the first.
+        positions: (N,) the row of each sample.
+    """
+
+    def __init__(self, rows: npt.NDArray[np.generic], positions: Indices) -> None:
+        self.rows = np.asarray(rows)  # indexing a memmap itself takes longer
+        self.positions = positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
+        """The features at `index`, (B, ...) float32."""
+        several = rng is not None and self.rows.shape[1] > 1
+        view = rng.integers(self.rows.shape[1], size=len(index)) if rng is not None and several else 0
+        x = torch.from_numpy(self.rows[self.positions[index], view])
+        return (x.view(torch.bfloat16) if x.dtype == torch.int16 else x).float()
+
+
+MEMORY = 2**30  # bytes of resized images that are kept
+
+
+class Shelf(Protocol):
+    """Where resized images are kept, so that they need not be decoded again. Several threads use it."""
+
+    def get(self, position: int) -> Pixels | None:
+        """The image at `position`, (h, w, C) uint8, if it is kept."""
+        ...
+
+    def put(self, position: int, resized: Pixels) -> bool:
+        """Keeps the image at `position`, or says that it cannot."""
+        ...
+
+
+class ImageInputs:
+    """Images decoded as batches need them: the `Inputs` of training and of feature extraction.
+
+    Args:
+        domain: Image files or an array of images.
+        preprocess: How they become inputs.
+        augment: The random views that training sees.
+        memory: Bytes of resized images to keep, so that small data sets are decoded once; 0 keeps none.
+        shelf: Where those are kept that training asks for; the memory then takes only what the shelf refuses.
+
+    Raises:
+        DataError: The domain holds vectors.
+    """
+
+    def __init__(
+        self,
+        domain: Domain,
+        preprocess: Preprocess,
+        augment: Augment = "none",
+        *,
+        memory: int = MEMORY,
+        shelf: Shelf | None = None,
+    ) -> None:
+        if domain.kind == "vectors":
+            raise DataError(f"{domain.origin} holds feature vectors: give images where a network is to read them.")
+        self.domain = domain
+        self.preprocess = preprocess
+        self.augment: Augment = augment
+        self._room = memory
+        self._kept: dict[int, Pixels] = {}
+        self._shelf = shelf
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(THREADS)
+
+    def __len__(self) -> int:
+        return len(self.domain)
+
+    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
+        """The images at `index`, (B, C, size, size) float32: random views, or those of evaluation where `rng` is None.
+
+        Raises:
+            BrokenImageError: A file cannot be read as an image.
+        """
+        # A generator a sample, made before any thread runs: the views do not depend on which finishes first.
+        random = rng is not None and self.augment != "none"
+        children = rng.spawn(len(index)) if rng is not None and random else [None] * len(index)
+        view = partial(self._view, again=rng is not None)
+        return self.preprocess.normalised(np.stack(list(self._pool.map(view, index.tolist(), children))))
+
+    def _view(self, position: int, rng: np.random.Generator | None, again: bool) -> Pixels:
+        resized = self._resized(position, again)
+        return self.preprocess.plain(resized) if rng is None else self.preprocess.augmented(resized, self.augment, rng)
+
+    def _resized(self, position: int, again: bool) -> Pixels:
+        """A resized image; `again` says that it will be asked for again, as training does and evaluation does not."""
+        kept = self._kept.get(position)
+        if kept is None and self._shelf is not None:
+            kept = self._shelf.get(position)
+        if kept is not None:
+            return kept
+        resized = self.preprocess.resized(picture(self.domain, position, at_least=self.preprocess.resize))
+        if self._shelf is None or (again and not self._shelf.put(position, resized)):
+            self._remember(position, resized)
+        return resized
+
+    def _remember(self, position: int, resized: Pixels) -> None:
+        with self._lock:
+            if position not in self._kept and resized.nbytes <= self._room:
+                self._kept[position] = resized
+                self._room -= resized.nbytes

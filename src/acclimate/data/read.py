@@ -1,0 +1,147 @@
+"""Reading domains from whatever form the user has them in."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from acclimate.data.domain import Domain, LabelledDomain, Labels, labelled
+from acclimate.data.formats.arrays import ARRAY_FORMS, array_domain, array_labels, check_array, npz_part, read_arrays
+from acclimate.data.formats.folder import folder_label, images_below, read_folder
+from acclimate.data.formats.lists import file_domain, read_csv, read_list
+from acclimate.data.npz import load_npz
+from acclimate.errors import DataError
+
+
+def read_source(spec: str | Path) -> LabelledDomain:
+    """Reads labelled images or vectors.
+
+    Args:
+        spec: A folder of class folders, whose images may lie deeper; an image list (.txt, `path label` a line); a CSV
+            with the columns `path` and `label`; or an .npz with `x` and `y`, or a part of one: FILE.npz/train stands
+            for its arrays `x_train` and `y_train`. Paths are relative to the file's folder; a list whose first path
+            is not found there may have all of them relative to the folder above.
+
+    Raises:
+        DataError: `spec` cannot be read, is not completely labelled or has fewer than two classes.
+    """
+    domain, labels = _read(Path(spec), need_labels=True)
+    return labelled(domain, labels)
+
+
+def read_target(spec: str | Path) -> Domain:
+    """Reads images or vectors and forgets any labels they have.
+
+    Args:
+        spec: What `read_source` takes, with labels or without, or a folder that holds images at any depth.
+
+    Raises:
+        DataError: `spec` cannot be read or holds nothing.
+    """
+    return _read(Path(spec), need_labels=False)[0]
+
+
+def class_names(spec: str | Path) -> Labels:
+    """The labels of a target, one for each of `read_target(spec).names`, None where an item has none.
+
+    For `acclimate.evaluation` alone: nothing that trains may call it. In a folder, an image's label is the name of the
+    top-level folder it lies in, whether or not that is a class.
+
+    Raises:
+        DataError: `spec` cannot be read or holds nothing.
+    """
+    path = Path(spec)
+    with _reading(str(path)), _uncollected():
+        if path.is_dir() and (found := images_below(path)):  # the names alone: a path of each takes longer
+            return tuple(map(folder_label, found))
+        if arrays := npz_part(path):
+            file, y = arrays[0], f"y{arrays[1]}"
+            if y in (loaded := load_npz(file, [y])):  # not the vectors, through which reading them looks for NaN
+                return array_labels(loaded[y], str(path))
+    return _read(path, need_labels=False)[1]
+
+
+def label_counts(spec: str | Path) -> Counter[str | None]:
+    """How many items have each of the labels that `class_names` gives; no image is opened.
+
+    For looking at data before a run: nothing that trains may call it.
+
+    Raises:
+        DataError: `spec` cannot be read.
+    """
+    path = Path(spec)
+    with _reading(str(path)):
+        if path.is_dir():  # without making a path of each name, which takes longer than all the rest
+            return Counter(folder_label(name) for name in images_below(path))
+        if arrays := npz_part(path):
+            file, y = arrays[0], f"y{arrays[1]}"
+            loaded = load_npz(file, [y])  # not the images
+            check_array(file, y, loaded)
+            return Counter(map(str, loaded[y].tolist()))
+    return Counter(class_names(spec))
+
+
+def domain_of(x: npt.NDArray[np.generic] | Iterable[str | Path], origin: str = "x") -> Domain:
+    """The domain of what a Python caller has: an array or the paths of image files.
+
+    Args:
+        x: uint8 images (N, H, W) or (N, H, W, 1, 3 or 4), float vectors (N, D), or paths.
+        origin: What messages call it.
+
+    Raises:
+        DataError: `x` is empty, of another type or shape, not finite, or names a file that does not exist.
+    """
+    if isinstance(x, np.ndarray) and x.dtype.kind not in "OU":
+        return array_domain(x, origin)
+    paths = list(x)
+    if not all(isinstance(path, str | os.PathLike) for path in paths):
+        raise DataError(f"{origin} holds neither paths nor arrays that fit: give image paths, {ARRAY_FORMS}.")
+    with _reading(origin):
+        return file_domain([os.fspath(path) for path in paths], Path(), origin)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would go through all paths again and again while there are more and more."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def _reading(origin: str) -> Iterator[None]:
+    """Turns what the operating system refuses into a sentence."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or origin} cannot be read ({error.strerror or error}): check that you may open it."
+        ) from error
+
+
+def _read(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
+    readers = {".txt": read_list, ".csv": read_csv}
+    with _reading(str(path)), _uncollected():
+        if arrays := npz_part(path):
+            return read_arrays(*arrays, origin=str(path), need_labels=need_labels)
+        if not path.exists():
+            raise DataError(f"{path} does not exist: check the path.")
+        if path.is_dir():
+            return read_folder(path, need_labels)
+        if path.suffix.lower() not in readers:
+            raise DataError(
+                f"{path} is not a form of data that can be read: "
+                "give a folder, an image list (.txt), a CSV (.csv) or arrays (.npz)."
+            )
+        return readers[path.suffix.lower()](path, need_labels)
