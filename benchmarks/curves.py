@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from jinja2 import Environment
 
-from acclimate.report.page import smoothed, svg_path, ticks
+from acclimate.report.charts import smoothed, svg_path, ticks
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 220, 44, 28, 24  # of a term's panel, in pixels
 COLOURS = ("#3b82c4", "#d9822b", "#5a9e4b", "#b0569e")  # legible on white and on black

@@ -31,7 +31,7 @@ from acclimate.data.domain import Domain, Indices
 from acclimate.data.inputs import ImageInputs
 from acclimate.data.read import domain_of
 from acclimate.machine import fast_bf16, keep_freed_memory
-from acclimate.model import Model, Setup
+from acclimate.model import Model, ModelSpec
 from acclimate.networks.backbones import load_backbone
 from acclimate.networks.folding import folded
 from speed import processor_name, put_out
@@ -84,7 +84,7 @@ def decoding(images: ImageInputs) -> float:
 def extraction(name: str, domain: Domain, *, bf16: bool) -> float:
     """Images a second of Acclimate, with a new cache."""
     backbone = load_backbone(name, pretrained=False)
-    setup = Setup("source_only", {}, ("a", "b"), name, None, "head", None, backbone.preprocess, bf16)
+    setup = ModelSpec("source_only", {}, ("a", "b"), name, None, "head", None, backbone.preprocess, bf16)
     model = Model(setup, backbone)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["ACCLIMATE_CACHE"] = cache

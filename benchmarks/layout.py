@@ -23,9 +23,10 @@ from acclimate.choices import Tune
 from acclimate.data.batches import Pair
 from acclimate.data.domain import Indices
 from acclimate.data.inputs import ArrayInputs
-from acclimate.model import Model, Setup
+from acclimate.model import Model, ModelSpec
 from acclimate.networks.backbones import load_backbone
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from speed import Block, Plan, Times, advance, measure, processor_name, put_out
 
 CLASSES = tuple("abcdefg")
@@ -70,7 +71,7 @@ def make_side(case: Case, *, channels_first: bool) -> tuple[Block, bool]:
     """What runs one step, and whether some of the trained convolutions are grouped."""
     backbone = load_backbone(case.backbone, pretrained=False)
     model = Model(
-        Setup("dann", {}, CLASSES, case.backbone, None, case.tune, 256, backbone.preprocess, bf16=False), backbone
+        ModelSpec("dann", {}, CLASSES, case.backbone, None, case.tune, 256, backbone.preprocess, bf16=False), backbone
     )
     convolutions = [layer for layer in model.method.modules() if isinstance(layer, nn.Conv2d)]
     if channels_first:

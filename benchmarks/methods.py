@@ -36,7 +36,8 @@ from acclimate.methods.base import Method, Objective
 from acclimate.methods.mcd import MCD, discrepancy
 from acclimate.networks.backbones import load_backbone
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from speed import processor_name, put_out
 
 CLASSES, WIDTH, VECTOR, MAP = 31, 256, 1280, (1280, 7, 7)

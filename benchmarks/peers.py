@@ -33,7 +33,8 @@ from acclimate.data.inputs import ArrayInputs
 from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from methods import (
     CLASSES,
     SHORT_FIRST_STAGE,

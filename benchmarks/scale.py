@@ -44,10 +44,10 @@ from acclimate.files import cache_folder, write_whole
 from acclimate.model import Model
 from acclimate.networks.backbone import weights_fingerprint
 from acclimate.networks.backbones import load_backbone
-from acclimate.reporting import Meter, Screen
-from acclimate.runs import fit
-from acclimate.runs.fit import Settings
-from acclimate.training import Recipe
+from acclimate.runs import fit, prepare
+from acclimate.runs.task import Task
+from acclimate.screen import Meter, Screen
+from acclimate.settings import Recipe, Settings
 from speed import processor_name, put_out
 
 CLASSES, VECTOR, MAP = 12, (2048,), (1280, 7, 7)  # VisDA-2017's classes, ResNet-50's vectors, EfficientNet-Lite's maps
@@ -173,8 +173,8 @@ def fill(case: Case, folder: Path) -> None:
         write_whole(cache_folder() / "broken" / f"{domain.fingerprint()}.json", b"[]")
     made = settings(case, folder, steps=1)
     backbone = load_backbone(made.backbone, weights=Path(made.weights) if made.weights else None)
-    task = fit.Task(source, target, None, [])
-    model = Model(fit.resolve(made, task, backbone, torch.device("cpu")), backbone)
+    task = Task(source, target, None, [])
+    model = Model(prepare.resolve(made, task, backbone, torch.device("cpu")), backbone)
     assert model.frozen is not None
     content = Content(
         backbone=made.backbone,

@@ -37,7 +37,8 @@ from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.networks.backbones import load_backbone
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 
 CLASSES, WIDTH, HIDDEN, VECTOR, THETA = 7, 256, 1024, 1280, 0.7
 CACHED = ("source_only", "dann", "mstn", "wemnet")

@@ -14,16 +14,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from acclimate import analysis
 from acclimate.choices import Side
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.data.inputs import ArrayInputs
 from acclimate.data.preprocess import Preprocess
+from acclimate.evaluation import scores
 from acclimate.methods import registry
 from acclimate.methods.base import Method, Objective
-from acclimate.model import Model, Setup
+from acclimate.model import Model, ModelSpec
 from acclimate.networks.backbones import load_backbone
 from acclimate.networks.network import Network
+from acclimate.report import embedding, saliency
+from acclimate.runs import masks as analysis
 
 CPU = torch.device("cpu")
 
@@ -32,13 +34,13 @@ CPU = torch.device("cpu")
 
 
 def test_a_sample_is_drawn_without_repeats_in_rising_order() -> None:
-    drawn = analysis.sample(1000, 50)
+    drawn = embedding.sample(1000, 50)
     assert len(drawn) == len({*drawn.tolist()}) == 50
     assert (np.diff(drawn) > 0).all()
     assert drawn.max() < 1000
-    assert (drawn == analysis.sample(1000, 50)).all()
-    assert (drawn != analysis.sample(1000, 50, seed=1)).any()
-    assert analysis.sample(3, 50).tolist() == [0, 1, 2]
+    assert (drawn == embedding.sample(1000, 50)).all()
+    assert (drawn != embedding.sample(1000, 50, seed=1)).any()
+    assert embedding.sample(3, 50).tolist() == [0, 1, 2]
 
 
 class Sided(Method):
@@ -71,7 +73,7 @@ def test_features_are_the_method_s_own_in_evaluation_mode() -> None:
     x = np.random.default_rng(0).normal(size=(1, 5, 3)).astype(np.float32)
     expected = x[0] / np.sqrt(1 + 1e-5)
     for side, shift in (("source", 0), ("target", 10)):
-        f = analysis.features(method, ArrayInputs(x), side, device=CPU)  # type: ignore[arg-type]
+        f = embedding.features(method, ArrayInputs(x), side, device=CPU)  # type: ignore[arg-type]
         assert f == pytest.approx(expected + shift, abs=1e-5)
     assert method.training
 
@@ -79,7 +81,7 @@ def test_features_are_the_method_s_own_in_evaluation_mode() -> None:
 @pytest.mark.parametrize(("shape", "axes"), [((3,), ()), ((4, 3), (1,)), ((3, 2, 2), (2, 3))])
 def test_frozen_features_are_means_over_positions(shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).normal(size=(1, 5, *shape)).astype(np.float32)
-    assert analysis.frozen_features(ArrayInputs(x)) == pytest.approx(x[0].astype(np.float64).mean(axes))
+    assert embedding.frozen_features(ArrayInputs(x)) == pytest.approx(x[0].astype(np.float64).mean(axes))
 
 
 # --- the plane -----------------------------------------------------------------------------------------------------
@@ -90,7 +92,7 @@ def test_tsne_keeps_groups_together() -> None:
     group = np.arange(40) % 2
     f = rng.normal(size=(40, 60)) + 30 * group[:, None]
     f_s, f_t = f[:24], f[24:]
-    p_s, p_t = analysis.tsne(f_s, f_t)
+    p_s, p_t = embedding.tsne(f_s, f_t)
     assert p_s.shape == (24, 2)
     assert p_t.shape == (16, 2)
     plane = np.concatenate([p_s, p_t])
@@ -100,20 +102,20 @@ def test_tsne_keeps_groups_together() -> None:
     distance = np.linalg.norm(plane[:, None] - plane[None], axis=2)
     np.fill_diagonal(distance, np.inf)
     assert (group[distance.argmin(1)] == group).all()
-    again = np.concatenate(analysis.tsne(f_s, f_t))
+    again = np.concatenate(embedding.tsne(f_s, f_t))
     assert (again == plane).all()
 
 
 @pytest.mark.parametrize(("n", "d"), [(1, 4), (2, 2), (3, 1)])
 def test_tsne_of_very_few(n: int, d: int) -> None:
     f = np.random.default_rng(0).normal(size=(2 * n, d))
-    p_s, p_t = analysis.tsne(f[:n], f[n:])
+    p_s, p_t = embedding.tsne(f[:n], f[n:])
     assert p_s.shape == p_t.shape == (n, 2)
     assert np.isfinite([p_s, p_t]).all()
 
 
 def test_tsne_of_equal_features_is_one_place() -> None:
-    p_s, p_t = analysis.tsne(np.ones((5, 3)), np.ones((4, 3)))
+    p_s, p_t = embedding.tsne(np.ones((5, 3)), np.ones((4, 3)))
     assert (np.concatenate([p_s, p_t]) == 0.5).all()
 
 
@@ -123,26 +125,26 @@ def test_tsne_of_equal_features_is_one_place() -> None:
 def test_the_a_distance_of_domains_that_a_line_divides_is_two() -> None:
     rng = np.random.default_rng(0)
     f_s, f_t = rng.normal(size=(60, 8)), rng.normal(size=(30, 8)) + 20
-    assert analysis.a_distance(f_s, f_t) == 2.0
+    assert embedding.a_distance(f_s, f_t) == 2.0
 
 
 def test_the_a_distance_of_one_distribution_is_near_zero() -> None:
     rng = np.random.default_rng(0)
-    assert analysis.a_distance(rng.normal(size=(2000, 4)), rng.normal(size=(2000, 4))) < 0.15
-    few = [analysis.a_distance(rng.normal(size=(10, 4)), rng.normal(size=(10, 4))) for _ in range(10)]
+    assert embedding.a_distance(rng.normal(size=(2000, 4)), rng.normal(size=(2000, 4))) < 0.15
+    few = [embedding.a_distance(rng.normal(size=(10, 4)), rng.normal(size=(10, 4))) for _ in range(10)]
     assert min(few) == 0.0  # an error above a half is chance
 
 
 def test_the_a_distance_is_of_samples_that_the_classifier_has_not_seen() -> None:
     rng = np.random.default_rng(0)
     f = rng.normal(size=(60, 600))  # any labels of so few are linearly separable
-    assert analysis.a_distance(f[:30], f[30:]) < 1
+    assert embedding.a_distance(f[:30], f[30:]) < 1
 
 
 def test_the_a_distance_weighs_both_domains_the_same() -> None:
     """On a feature that is 1 for a tenth of the source and all of the target, the best line errs on a twentieth."""
     f_s = np.repeat([0.0, 1.0], [900, 100])[:, None]
-    assert analysis.a_distance(f_s, np.ones((100, 1))) == pytest.approx(2 * (1 - 2 * 0.05), abs=0.05)
+    assert embedding.a_distance(f_s, np.ones((100, 1))) == pytest.approx(2 * (1 - 2 * 0.05), abs=0.05)
 
 
 # --- what a model looks at -----------------------------------------------------------------------------------------
@@ -157,7 +159,7 @@ def weights_of(name: str, folder: Path) -> Path:
 
 def built(folder: Path, tune: str, *, name: str = "test_resnet", method: str = "source_only", **options: Any) -> Model:
     backbone = load_backbone(name, weights=weights_of(name, folder))
-    setup = Setup(method, options, ("a", "b", "c"), name, None, tune, None, backbone.preprocess, bf16=False)  # type: ignore[arg-type]
+    setup = ModelSpec(method, options, ("a", "b", "c"), name, None, tune, None, backbone.preprocess, bf16=False)  # type: ignore[arg-type]
     torch.manual_seed(1)
     return Model(setup, backbone)
 
@@ -187,12 +189,12 @@ def test_class_activation_is_zhou_s_wherever_the_backbone_is_divided(tmp_path: P
     expected, k = activation_by_hand(
         load_backbone("test_resnet", weights=weights_of("test_resnet", tmp_path)).body, classifier.weight, x
     )
-    found = analysis.class_activation(model, x)
+    found = saliency.class_activation(model, x)
     assert found is not None
     assert found[1].tolist() == k.tolist()
     assert found[0] == pytest.approx(expected.numpy(), abs=1e-4)
     assert found[0].max((1, 2)) == pytest.approx(np.ones(3))
-    again = analysis.class_activation(model, x)  # nothing is left behind
+    again = saliency.class_activation(model, x)  # nothing is left behind
     assert again is not None
     assert (again[0] == found[0]).all()
     assert all(parameter.grad is None for parameter in model.method.parameters())
@@ -210,7 +212,7 @@ def test_class_activation_is_of_the_network_that_predicts(tmp_path: Path) -> Non
             parameter.zero_()  # if it were looked at, nothing would be seen
     x = images(model)
     expected, k = activation_by_hand(target_net.encoder, classifier.weight, x)
-    found = analysis.class_activation(model, x)
+    found = saliency.class_activation(model, x)
     assert found is not None
     assert found[1].tolist() == k.tolist()
     assert found[0] == pytest.approx(expected.numpy(), abs=1e-4)
@@ -237,7 +239,7 @@ def test_class_activation_counts_what_attention_weighs(tmp_path: Path) -> None:
         z = weighed.sum((2, 3))[:, :2]
         k = z.argmax(1)
         maps = (weighed[range(3), k] - weighed[:, :2].mean(1)).clamp(min=0)
-    found = analysis.class_activation(model, x)
+    found = saliency.class_activation(model, x)
     assert found is not None
     assert found[1].tolist() == k.tolist()
     assert found[0] == pytest.approx((maps / maps.amax((1, 2), keepdim=True)).numpy(), abs=1e-4)
@@ -249,23 +251,23 @@ def test_attention_maps_are_the_method_s(tmp_path: Path) -> None:
     x = images(model)
     with torch.no_grad():
         expected = model.frozen(x).mean(1)
-    found = analysis.attention_maps(model, x)
+    found = saliency.attention_maps(model, x)
     assert list(found) == ["bright"]
     assert found["bright"] == pytest.approx(expected.numpy(), abs=1e-6)
-    assert analysis.attention_maps(built(tmp_path, "head"), x) == {}
+    assert saliency.attention_maps(built(tmp_path, "head"), x) == {}
 
 
 @pytest.mark.parametrize("tune", ["head", "top", "all"])
 def test_class_activation_of_tokens_comes_from_before_the_last_block(tmp_path: Path, tune: str) -> None:
     """The class is read off the class token: after the last block no other token would count."""
     model = built(tmp_path, tune, name="test_vit")
-    found = analysis.class_activation(model, images(model))
+    found = saliency.class_activation(model, images(model))
     assert found is not None
     maps = found[0]
     assert maps.ndim == 3
     assert maps.shape[1] == maps.shape[2] == 10  # 160 pixels in patches of 16
     assert (maps.reshape(3, -1) > 0).sum(1).min() > 1
-    head = analysis.class_activation(built(tmp_path, "head", name="test_vit"), images(model))
+    head = saliency.class_activation(built(tmp_path, "head", name="test_vit"), images(model))
     assert head is not None
     assert maps == pytest.approx(head[0], abs=1e-3)
 
@@ -273,7 +275,7 @@ def test_class_activation_of_tokens_comes_from_before_the_last_block(tmp_path: P
 def test_logits_without_a_gradient_have_no_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = built(tmp_path, "head")
     monkeypatch.setattr(type(model.method), "predict", lambda self, x: x.detach()[:, :3].round())
-    assert analysis.class_activation(model, images(model)) is None
+    assert saliency.class_activation(model, images(model)) is None
 
 
 # --- channel masks -------------------------------------------------------------------------------------------------
@@ -326,7 +328,7 @@ def test_wemnet_s_masks_are_those_it_uses() -> None:
 )
 def test_wilson_s_interval(correct: int, n: int, low: float, high: float) -> None:
     """The last row is the example of Newcombe, Statistics in Medicine 1998."""
-    assert analysis.interval(correct, n) == pytest.approx((low, high), abs=1e-4)
+    assert scores.interval(correct, n) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_masks_survive_their_packing_and_say_how_many_how_stable_and_how_alike() -> None:

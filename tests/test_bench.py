@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from acclimate.bench import papers, runner
+from acclimate.bench import papers, runner, workers
 from acclimate.bench import runner as benches
 from acclimate.bench.grid import Grid, Row, grid_of, settings_of
-from acclimate.bench.runner import Run, Tasks, plan
+from acclimate.bench.plan import PlannedRun, Tasks, plan
 from acclimate.errors import DataError, OptionError
 from acclimate.files import locked
 from acclimate.methods import registry
-from acclimate.reporting import Screen
 from acclimate.runs import fit as experiment
-from acclimate.runs.fit import Settings
+from acclimate.screen import Screen
+from acclimate.settings import Settings
 from standins import make
 from tiny import acclimate, refused, succeeds, vectors
 
@@ -287,7 +287,7 @@ def test_any_exception_is_a_failure_in_one_line_until_it_is_mended(
 def test_a_process_makes_the_same_run(grid: Path, whole: Path, tmp_path: Path) -> None:
     cells = plan(grid_of(str(grid)), tmp_path, Tasks(QUIET))[-2:]
     runs = [cell.run for cell in cells]
-    assert list(runner._side_by_side(runs, jobs=1, threads=1, keep_models=False)) == runs
+    assert list(workers.side_by_side(runs, jobs=1, threads=1, keep_models=False)) == runs
     for run in runs:
         assert sorted(file.name for file in run.folder.iterdir()) == sorted(
             file.name for file in (whole / "runs" / run.folder.name).iterdir()
@@ -331,7 +331,7 @@ def test_a_process_that_dies_fails_its_run_alone(grid: Path, tmp_path: Path, mon
 
 def test_a_run_that_another_process_makes_is_not_started_twice(grid: Path, tmp_path: Path) -> None:
     (first, *_) = plan(grid_of(str(grid)), tmp_path, Tasks(QUIET))
-    maker = runner._Maker(Tasks(QUIET), QUIET, keep_models=False)
+    maker = workers.Maker(Tasks(QUIET), QUIET, keep_models=False)
     first.run.folder.mkdir(parents=True)
     with locked(first.run.folder / "lock", wait=False) as mine:
         assert mine
@@ -346,13 +346,13 @@ def test_what_another_process_makes_comes_last() -> None:
         def __init__(self) -> None:
             self.asked: list[tuple[str, bool]] = []
 
-        def make(self, wanted: Run, *, wait: bool) -> bool:
+        def make(self, wanted: PlannedRun, *, wait: bool) -> bool:
             self.asked.append((wanted.folder.name, wait))
             return wait or wanted.folder.name != "a"
 
-    runs = [Run(Settings("s", "t"), Path(name)) for name in "abc"]
+    runs = [PlannedRun(Settings("s", "t"), Path(name)) for name in "abc"]
     busy: Any = Busy()
-    assert [run.folder.name for run in runner._in_turn(runs, busy)] == ["b", "c", "a"]
+    assert [run.folder.name for run in workers.in_turn(runs, busy)] == ["b", "c", "a"]
     assert busy.asked == [("a", False), ("b", False), ("c", False), ("a", True)]
 
 
@@ -361,7 +361,7 @@ def test_the_first_seed_of_everything_is_made_first(
 ) -> None:
     order = []
 
-    def note(runs: Any, maker: Any) -> Iterator[Run]:
+    def note(runs: Any, maker: Any) -> Iterator[PlannedRun]:
         order.extend(run.folder.name.rpartition("-")[0] for run in runs)
         yield from ()
 

@@ -387,7 +387,7 @@ import numpy as np
 import torch
 torch.set_num_threads(1)
 from acclimate.data.read import domain_of
-from acclimate.cache import features as cache, store, upkeep
+from acclimate.cache import features as cache, index, store, upkeep
 sys.path.insert(0, sys.argv[1])
 from test_cache import CONTENT, Encoder, compute, values
 
@@ -396,7 +396,7 @@ photos = domain_of(sorted(Path(sys.argv[2]).glob("*.bmp")))
 def lines(work, at=None):
     '''Runs `work` and counts the lines of the store's and the cache's code; dies at line `at`.'''
     count = 0
-    files = {store.__file__, cache.__file__, upkeep.__file__}
+    files = {store.__file__, index.__file__, cache.__file__, upkeep.__file__}
     def trace(frame, event, argument):
         nonlocal count
         if frame.f_code.co_filename not in files:

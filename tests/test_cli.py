@@ -17,11 +17,12 @@ import typer
 import acclimate as package
 from acclimate.cli.app import app
 from acclimate.datasets import digits
+from acclimate.methods import options as method_options
 from acclimate.methods import registry
 from acclimate.methods import registry as methods
+from acclimate.methods.options import describe
 from acclimate.networks.backbones import list_backbones
-from acclimate.runs import fit as experiment
-from acclimate.training import METHODS_OWN
+from acclimate.settings import METHODS_OWN, Recipe, Settings
 from tiny import acclimate, pictures, refused, succeeds, vectors
 
 GROUP: Any = typer.main.get_command(app)
@@ -79,7 +80,7 @@ def test_help_tells_of_every_option(command: str) -> None:
 
 def test_fit_tells_of_every_setting_of_the_recipe() -> None:
     options = {name for parameter in GROUP.commands["fit"].params for name in parameter.opts}
-    fields = {*experiment.Recipe.__dataclass_fields__, *experiment.Settings.__dataclass_fields__} - {
+    fields = {*Recipe.__dataclass_fields__, *Settings.__dataclass_fields__} - {
         "options",
         "recipe",
     }
@@ -88,10 +89,10 @@ def test_fit_tells_of_every_setting_of_the_recipe() -> None:
 
 def test_the_options_default_to_the_library_s() -> None:
     defaults = {parameter.name: parameter.default for parameter in GROUP.commands["fit"].params}
-    settings, recipe = experiment.Settings("s", "t"), experiment.Recipe()
-    for name in experiment.Recipe.__dataclass_fields__:
+    settings, recipe = Settings("s", "t"), Recipe()
+    for name in Recipe.__dataclass_fields__:
         assert defaults[name] == (None if name in METHODS_OWN else getattr(recipe, name)), name
-    for name in experiment.Settings.__dataclass_fields__.keys() - {"source", "target", "options", "recipe"}:
+    for name in Settings.__dataclass_fields__.keys() - {"source", "target", "options", "recipe"}:
         assert defaults[name] == getattr(settings, name), name
 
 
@@ -123,17 +124,17 @@ def test_methods_lists_every_method() -> None:
     assert result.stderr == ""
     for name in registry.names():
         assert name in result.stdout
-        assert registry.describe(name)["title"] in result.stdout
+        assert describe(name)["title"] in result.stdout
     assert "acclimate methods NAME" in result.stdout
 
 
 @pytest.mark.parametrize("name", registry.names())
 def test_a_method_is_described(name: str) -> None:
     shown = succeeds("methods", name, columns=200).stdout
-    assert registry.describe(name)["title"] in shown
+    assert describe(name)["title"] in shown
     assert "Differences from the paper" in shown
     rows = [line.split() for line in shown.partition("--set OPTION=VALUE")[2].splitlines()]
-    options = registry.options(name)
+    options = method_options.options(name)
     for option in options.values():
         assert [option.name, str(option.default)] in [row[:2] for row in rows]
     assert ("--set OPTION=VALUE" in shown) == bool(options)
@@ -182,7 +183,7 @@ def test_json_is_all_that_is_on_stdout(run: Path, tmp_path: Path) -> None:
     }
     assert answers["evaluate"] == json.loads((run / "record.json").read_text())["scores"]
     assert [entry["name"] for entry in answers["methods"]] == list(registry.names())
-    assert answers["method"] == [json.loads(json.dumps(registry.describe("dann")))]
+    assert answers["method"] == [json.loads(json.dumps(describe("dann")))]
     assert [entry["name"] for entry in answers["resnets"]] == [info.name for info in list_backbones("resnet18")]
     assert not any(entry["downloads"] for entry in answers["backbones"])
 
@@ -244,7 +245,7 @@ def test_what_goes_wrong_elsewhere(
     def fails(name: str) -> None:
         raise error
 
-    monkeypatch.setattr(methods, "describe", fails)
+    monkeypatch.setattr(method_options, "describe", fails)
     result = acclimate("methods", "dann")
     assert result.exit_code == code
     assert result.stdout == ""

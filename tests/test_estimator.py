@@ -22,16 +22,16 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from acclimate import estimator
+from acclimate import estimator, settings
 from acclimate.errors import DataError, DivergedError, OptionError
 from acclimate.estimator import AdaptiveClassifier
 from acclimate.methods import registry
-from acclimate.runs import fit
-from acclimate.training import METHODS_OWN, Recipe
+from acclimate.methods.options import options
+from acclimate.settings import METHODS_OWN, Recipe
 from tiny import in_closed_form, on_vectors
 
 QUICK: dict[str, Any] = {"steps": 15, "batch_size": 16, "bottleneck": 8, "lr": 0.1}
-SMALL_CRITIC = {name: {"hidden": 16} for name in registry.names() if "hidden" in registry.options(name)}
+SMALL_CRITIC = {name: {"hidden": 16} for name in registry.names() if "hidden" in options(name)}
 LENET: dict[str, Any] = {"backbone": "lenet", "method": "source_only", "steps": 3, "batch_size": 4}
 
 
@@ -93,7 +93,7 @@ def test_vectors_that_are_no_numbers_are_refused() -> None:
 
 
 def test_defaults_are_those_of_a_run() -> None:
-    of_a_run = {field.name: field.default for field in (*fields(fit.Settings), *fields(Recipe))}
+    of_a_run = {field.name: field.default for field in (*fields(settings.Settings), *fields(Recipe))}
     own = {name: p.default for name, p in inspect.signature(AdaptiveClassifier).parameters.items()}
     del own["options"], own["random_state"], own["verbose"]  # a mapping and None, 0 and None
     assert own == {name: None if name in METHODS_OWN else of_a_run[name] for name in own}

@@ -17,17 +17,9 @@ from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.data.inputs import ArrayInputs
 from acclimate.data.read import read_target
 from acclimate.errors import DataError, DivergedError
-from acclimate.evaluation.scores import (
-    Answers,
-    Changes,
-    Scores,
-    changes,
-    domain_error,
-    domain_errors,
-    predict,
-    read_answers,
-    score,
-)
+from acclimate.evaluation.answers import Answers, read_answers
+from acclimate.evaluation.predict import domain_errors, predict
+from acclimate.evaluation.scores import Changes, Scores, changes, domain_error, score
 from acclimate.methods.base import Method, Objective
 from acclimate.networks.network import Network
 

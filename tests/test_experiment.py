@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 import acclimate as package
 from acclimate.evaluation.scores import changes
 from acclimate.methods import registry
-from acclimate.reporting import RUN_FILES, read_probabilities
 from acclimate.runs import fit as experiment
-from acclimate.training import Checkpoint, Progress
+from acclimate.runs.files import RUN_FILES, read_probabilities
+from acclimate.training import Checkpoint, Step
 from tiny import acclimate, in_closed_form, network, pictures, refused, samples_for, succeeds, vectors
 
 FILES = {"model.safetensors", "model.json", "record.json", "metrics.jsonl", "predictions.csv", "skipped.csv"}
@@ -463,7 +463,7 @@ def _interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     """The next training is interrupted after its third step, with a checkpoint of the second."""
     train = experiment.train
 
-    def stops(method: Any, pair: Any, recipe: Any, resume: Checkpoint | None) -> Iterator[Progress]:
+    def stops(method: Any, pair: Any, recipe: Any, resume: Checkpoint | None) -> Iterator[Step]:
         monkeypatch.setattr(experiment, "train", train)
         for progress in train(method, pair, recipe, resume):
             if progress.step == 3:

@@ -20,7 +20,8 @@ from scipy.stats import kstest
 from torchvision.transforms import RandomResizedCrop
 
 from acclimate.choices import Augment, Interpolation
-from acclimate.data import broken, decode, preprocess
+from acclimate.data import broken, decode
+from acclimate.data import preprocess as preparing
 from acclimate.data import inputs as drawn_from
 from acclimate.data.broken import find_broken, without_broken
 from acclimate.data.decode import BrokenImageError, picture, read_image
@@ -324,7 +325,7 @@ class TestPreprocess:
         x = noise(90, 120, channels)
         x.setflags(write=False)  # as in a memory map
         for seed in range(5):
-            box = preprocess._random_box(120, 90, np.random.default_rng(seed))
+            box = preparing._random_box(120, 90, np.random.default_rng(seed))
             image = Image.fromarray(x.squeeze()).crop(box)
             expected = np.asarray(image.resize((size, size), Image.Resampling[interpolation.upper()]))
             view = preprocess.augmented(x, "crop", np.random.default_rng(seed))
@@ -335,7 +336,7 @@ class TestPreprocess:
     @settings(max_examples=200, deadline=None, derandomize=True, database=None)
     @given(width=st.integers(1, 500), height=st.integers(1, 500), seed=st.integers(0, 10**6))
     def test_random_boxes_lie_inside(self, width: int, height: int, seed: int) -> None:
-        left, top, right, bottom = preprocess._random_box(width, height, np.random.default_rng(seed))
+        left, top, right, bottom = preparing._random_box(width, height, np.random.default_rng(seed))
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= height
 
@@ -343,7 +344,7 @@ class TestPreprocess:
         torch.manual_seed(0)
         image = torch.empty(1, 300, 400)
         theirs = [RandomResizedCrop.get_params(image, [0.08, 1.0], [3 / 4, 4 / 3]) for _ in range(3000)]
-        boxes = [preprocess._random_box(400, 300, np.random.default_rng(seed)) for seed in range(3000)]
+        boxes = [preparing._random_box(400, 300, np.random.default_rng(seed)) for seed in range(3000)]
         ours = [(top, left, bottom - top, right - left) for left, top, right, bottom in boxes]
         for column in range(4):
             a, b = np.array(ours)[:, column], np.array(theirs)[:, column]

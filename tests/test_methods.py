@@ -21,8 +21,10 @@ from acclimate.data.inputs import ArrayInputs
 from acclimate.errors import OptionError
 from acclimate.methods import registry
 from acclimate.methods.base import Method, Objective
+from acclimate.methods.options import check_options
 from acclimate.networks.network import Network
-from acclimate.training import METHODS_OWN, Checkpoint, Recipe, train
+from acclimate.settings import METHODS_OWN, Recipe
+from acclimate.training import Checkpoint, train
 
 K, D, N_S, N_T = 3, 10, 40, 30
 STEPS = 8
@@ -232,7 +234,7 @@ def test_its_options_are_keywords_with_defaults_and_documented(name: str) -> Non
     assert cls.family in get_args(Family)
     assert cls.rows
     for values in cls.rows.values():
-        registry.check_options(name, dict(values))
+        check_options(name, dict(values))
     assert cls.recipe.keys() <= set(METHODS_OWN)
     assert isinstance(Recipe.of(cls), Recipe)
     assert all(f"\n    {p.name}: " in doc for p in options)

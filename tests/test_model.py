@@ -20,9 +20,9 @@ from acclimate.data.domain import Domain
 from acclimate.data.read import read_target
 from acclimate.errors import DataError
 from acclimate.methods import registry
-from acclimate.model import Model, Setup
+from acclimate.model import Model, ModelSpec
 from acclimate.networks.backbones import load_backbone
-from acclimate.reporting import read_probabilities
+from acclimate.runs.files import read_probabilities
 from tiny import in_closed_form, pictures, refused, succeeds, vectors
 
 TIMM = "test_resnet"
@@ -37,7 +37,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def setup(**changes: Any) -> Setup:
+def setup(**changes: Any) -> ModelSpec:
     content: dict[str, Any] = {
         "method": "wemnet",
         "options": {"trade_off": 0.5},
@@ -49,7 +49,7 @@ def setup(**changes: Any) -> Setup:
         "preprocess": None,
         "bf16": False,
     }
-    return Setup(**{**content, **changes})
+    return ModelSpec(**{**content, **changes})
 
 
 def built(kind: str, method: str, folder: Path, weights: Path) -> tuple[Model, Domain]:

@@ -9,6 +9,7 @@ from acclimate.bench.papers import Published, Table
 from acclimate.datasets import catalogue
 from acclimate.errors import OptionError
 from acclimate.methods import registry
+from acclimate.methods.options import check_options
 
 TABLES = [papers.load(name) for name in papers.names()]
 ROWS = [(table, row) for table in TABLES for row in table.rows]
@@ -94,7 +95,7 @@ def test_a_table_belongs_to_its_benchmark(table: Table) -> None:
 @pytest.mark.parametrize("name", sorted({row.name for _, row in ROWS}))
 def test_every_row_is_a_method(name: str) -> None:
     method, options = registry.row(name)
-    assert registry.check_options(method, options) == options
+    assert check_options(method, options) == options
 
 
 @pytest.mark.parametrize("table", TABLES, ids=lambda t: t.name)

@@ -19,12 +19,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from acclimate.bench import tables
+from acclimate.bench import records as tables
 from acclimate.data.domain import labelled
 from acclimate.data.read import domain_of
 from acclimate.progress import silent
-from acclimate.report import exhibits
+from acclimate.report import bench as bench_report
+from acclimate.report import charts, exhibits, words
 from acclimate.report import page as report
+from acclimate.report import run as run_read
 from browser import Browser, find
 from tiny import pictures, refused, succeeds, vectors
 
@@ -186,8 +188,8 @@ def test_the_policy_forbids_all_but_the_page_s_own(page: Page) -> None:
     ],
 )
 def test_a_name_is_shown_safely_and_shortly(name: str, seen: str) -> None:
-    assert exhibits.shown(name) == seen
-    assert len(seen) <= exhibits.LONGEST
+    assert words.shown(name) == seen
+    assert len(seen) <= words.LONGEST
 
 
 # --- what is said --------------------------------------------------------------------------------------------------
@@ -387,7 +389,7 @@ def test_no_image_makes_the_file_large() -> None:
 
 def test_a_class_of_each_kind_stands_first_among_the_most_confident() -> None:
     after = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
-    run = exhibits.Run(Path(), {"model": {"classes": ["a", "b"]}}, (), after, None, [], [])
+    run = run_read.Run(Path(), {"model": {"classes": ["a", "b"]}}, (), after, None, [], [])
     order = np.argsort(-run.confidence, kind="stable")
     assert exhibits._by_class(run, order).tolist() == [0, 2, 1, 3]
 
@@ -398,8 +400,8 @@ def test_galleries_hold_what_they_say() -> None:
     answers = rng.integers(-1, 3, 40)
     target = domain_of(rng.integers(0, 256, (40, 8, 8), dtype=np.uint8))
     source = labelled(target, ["a", "b", "c", *"a" * 37])
-    run = exhibits.Run(Path(), {"model": {"classes": ["a", "b", "c"]}}, target.names, after, before, [], [])
-    galleries = {g["title"]: g["cards"] for g in exhibits._galleries(run, exhibits.Data(source, target, answers))}
+    run = run_read.Run(Path(), {"model": {"classes": ["a", "b", "c"]}}, target.names, after, before, [], [])
+    galleries = {g["title"]: g["cards"] for g in exhibits._galleries(run, run_read.Data(source, target, answers))}
     assert list(galleries) == ["Changed by adaptation", "Confident and wrong", "Most confident", "Least confident"]
     changed, wrong, most, least = galleries.values()
     assert len(changed) == len(most) == len(least) == exhibits.GALLERY
@@ -414,9 +416,9 @@ def test_galleries_hold_what_they_say() -> None:
 
 
 def test_items_are_found_again_in_their_order() -> None:
-    assert exhibits._positions(["a", "c"], ["a", "b", "c"]) == [0, 2]
-    assert exhibits._positions(["a", "a"], ["a", "b", "a"]) == [0, 2]
-    assert exhibits._positions(["c", "a"], ["a", "b", "c"]) is None
+    assert run_read._positions(["a", "c"], ["a", "b", "c"]) == [0, 2]
+    assert run_read._positions(["a", "a"], ["a", "b", "a"]) == [0, 2]
+    assert run_read._positions(["c", "a"], ["a", "b", "c"]) is None
 
 
 @pytest.mark.parametrize(
@@ -431,7 +433,7 @@ def test_items_are_found_again_in_their_order() -> None:
     ],
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
-    assert report.ticks(low, high) == pytest.approx(expected)
+    assert charts.ticks(low, high) == pytest.approx(expected)
 
 
 def test_a_curve_is_drawn_in_its_frame() -> None:
@@ -440,22 +442,22 @@ def test_a_curve_is_drawn_in_its_frame() -> None:
         for s in range(10, 101, 10)
     ]
     del metrics[0]["new"]  # a term of the later steps alone
-    curves = report._curves(metrics)
+    curves = charts.curves(metrics)
     assert [curve["name"] for curve in curves] == ["loss", "new", "learning rate"]
     loss = curves[0]
     assert (loss["first"], loss["last"]) == (1.8, 0.0)
     places = [tuple(map(float, pair.split())) for pair in loss["raw"][1:].split("L")]
     assert len(places) == 10
-    assert places[-1] == (report.WIDTH - report.RIGHT, report.HEIGHT - report.BOTTOM)
-    assert all(report.TOP <= y <= report.HEIGHT - report.BOTTOM for _, y in places)
+    assert places[-1] == (charts.WIDTH - charts.RIGHT, charts.HEIGHT - charts.BOTTOM)
+    assert all(charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM for _, y in places)
     assert [y for _, y in places] == sorted(y for _, y in places)
     assert [stage["name"] for stage in loss["stages"]] == ["second"]
-    assert report._curves([]) == []
+    assert charts.curves([]) == []
 
 
 def test_smoothing_is_a_mean_of_neighbours() -> None:
     values = np.arange(20.0) ** 2
-    smooth = report.smoothed(values, reach=2)
+    smooth = charts.smoothed(values, reach=2)
     assert smooth[0] == pytest.approx(values[:3].mean())
     assert smooth[10] == pytest.approx(values[8:13].mean())
     assert smooth[-1] == pytest.approx(values[-3:].mean())
@@ -511,7 +513,7 @@ def bench(gains: dict[str, float], *, seeds: int = 3, tasks: tuple[str, ...] = (
 
 def test_a_bench_shows_gains_and_every_run(tmp_path: Path) -> None:
     records = bench({"plain": 0, "<b>DANN</b>": 4, "worse": -2})
-    written = report.write_bench(records, tmp_path / "bench.html")
+    written = bench_report.write_bench(records, tmp_path / "bench.html")
     page = Page(written.path)
     assert "+4.0 points over plain: <b>DANN</b>, the row that gains most" in page.text
     assert "worse −2.0 0.0 0 of 6" in page.text
@@ -520,22 +522,22 @@ def test_a_bench_shows_gains_and_every_run(tmp_path: Path) -> None:
     assert not {tag for tag, _ in page.elements} & {"b", "i"}
     dots = [attrs for tag, attrs in page.elements if tag == "circle" and attrs["class"] == "dot"]
     assert len(dots) == 3 * (2 + 1) * 3  # rows, tasks and their mean, seeds
-    assert written.path.read_bytes() == report.write_bench(records, tmp_path / "again.html").path.read_bytes()
+    assert written.path.read_bytes() == bench_report.write_bench(records, tmp_path / "again.html").path.read_bytes()
 
 
 def test_gains_are_placed_on_their_axis() -> None:
     results = tables.Results(bench({"plain": 0, "dann": 4}))
-    gains = report._gains(results, "accuracy")
+    gains = bench_report._gains(results, "accuracy")
     assert gains is not None
     (row,) = gains["rows"]
     assert row["mean"] == pytest.approx(4)
     assert row["at"] == pytest.approx(50 + 50 * 4 / gains["bound"])
-    assert report._gains(tables.Results(bench({"plain": 0})), "accuracy") is None
-    assert report._gains(tables.Results(bench({"dann": 4})), "accuracy") is None
+    assert bench_report._gains(tables.Results(bench({"plain": 0})), "accuracy") is None
+    assert bench_report._gains(tables.Results(bench({"dann": 4})), "accuracy") is None
 
 
 def test_dots_are_placed_on_their_axis() -> None:
-    (panel,) = report._panels(tables.Results(bench({"plain": 0}, tasks=("b",))), "accuracy")
+    (panel,) = bench_report._panels(tables.Results(bench({"plain": 0}, tasks=("b",))), "accuracy")
     assert (panel["low"], panel["high"]) == (50, 52)
     assert panel["rows"][0]["dots"] == pytest.approx([0, 50, 100])
     assert panel["rows"][0]["mean"] == pytest.approx(51)
@@ -682,7 +684,7 @@ def test_colours_classes_and_the_scheme_can_be_chosen(browser: Browser, made: Pa
 
 def test_a_bench_opens_without_a_complaint(browser: Browser, tmp_path: Path) -> None:
     records = bench({"plain": 0, "a row of a long name": 4}, tasks=tuple("bcdefghijklm"))
-    page = report.write_bench(records, tmp_path / "bench.html").path
+    page = bench_report.write_bench(records, tmp_path / "bench.html").path
     for width in (390, 1280):
         browser.open(page, width=width)
         assert browser.requests() == [page.as_uri()]

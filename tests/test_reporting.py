@@ -15,10 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from acclimate import reporting
+from acclimate import screen as screens
+from acclimate.cli.show import show_changes, show_files, show_scores
 from acclimate.evaluation.scores import Scores, changes
+from acclimate.files import write_json
 from acclimate.progress import Track
-from acclimate.reporting import MetricsLog, Screen, read_probabilities, write_json, write_predictions, write_skipped
+from acclimate.runs.files import MetricsLog, read_probabilities, write_predictions, write_skipped
+from acclimate.screen import Screen
 
 # Whatever a disk, a list or an archive can hold: any text, and any bytes as Python reads them from a file system.
 nasty = st.text() | st.binary().map(lambda name: name.decode("utf-8", "surrogateescape"))
@@ -35,7 +38,7 @@ def read_csv(path: Path) -> list[list[str]]:
 
 
 def test_importing_imports_neither_torch_nor_scikit_learn() -> None:
-    code = "import sys, acclimate.reporting; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    code = "import sys, acclimate.screen; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -174,7 +177,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(reporting, "monotonic", clock)
+    monkeypatch.setattr(screens, "monotonic", clock)
     return clock
 
 
@@ -190,7 +193,7 @@ def on_terminal(**options: bool) -> tuple[Screen, io.StringIO]:
     screen, shown = Screen(**options), io.StringIO()
     plain = {"markup": False, "emoji": False, "highlight": False, "color_system": None}
     screen._stderr = Console(file=shown, force_terminal=True, force_interactive=True, width=80, **plain)
-    screen._bars = reporting._Bars(screen._stderr)
+    screen._bars = screens._Bars(screen._stderr)
     return screen, shown
 
 
@@ -224,7 +227,7 @@ def test_a_console_that_cannot_write_a_name_shows_its_code(capsys: pytest.Captur
 
     screen = Screen()
     screen._stdout.file = Ascii()
-    screen.show_scores({"wemnet": Scores(("Käse", "猫" * 40), np.eye(2, dtype=int))})
+    show_scores(screen, {"wemnet": Scores(("Käse", "猫" * 40), np.eye(2, dtype=int))})
     assert "K\\xe4se" in screen._stdout.file.getvalue()
     assert "\\u732b" in screen._stdout.file.getvalue()
     assert screen._stdout.file.getvalue().isascii()
@@ -238,7 +241,7 @@ def test_quiet_leaves_warnings_errors_and_results(capsys: pytest.CaptureFixture[
         meter.update(1, {"loss": 1.0})
     screen.warn("Odd.")
     screen.error("Bad.")
-    screen.show_scores({"wemnet": Scores(("a", "b"), np.eye(2, dtype=int))})
+    show_scores(screen, {"wemnet": Scores(("a", "b"), np.eye(2, dtype=int))})
     out, err = capsys.readouterr()
     assert err == "Warning: Odd.\nError: Bad.\n"
     assert "Overall" in out
@@ -246,9 +249,9 @@ def test_quiet_leaves_warnings_errors_and_results(capsys: pytest.CaptureFixture[
 
 def test_json_replaces_the_tables(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     screen = Screen(json=True)
-    screen.show_scores({"wemnet": Scores(("a", "b"), np.eye(2, dtype=int))})
-    screen.show_changes(changes(np.eye(2), np.eye(2)), ("a", "b"), "source_only", "wemnet")
-    screen.show_files(tmp_path)
+    show_scores(screen, {"wemnet": Scores(("a", "b"), np.eye(2, dtype=int))})
+    show_changes(screen, changes(np.eye(2), np.eye(2)), ("a", "b"), "source_only", "wemnet")
+    show_files(screen, tmp_path)
     screen.say("Reading.")
     screen.show_json({"classes": ["Käse"]})
     out, err = capsys.readouterr()
@@ -386,7 +389,7 @@ def shown(capsys: pytest.CaptureFixture[str]) -> str:
 def test_scores_before_and_after(capsys: pytest.CaptureFixture[str]) -> None:
     before = Scores(NAMES, np.array([[600, 400, 0], [0, 0, 0], [1, 1, 2]]))
     after = Scores(NAMES, np.array([[996, 0, 4], [0, 0, 0], [2, 1, 1]]), n_unknown=12)
-    Screen().show_scores({"source_only": before, "wemnet": after})
+    show_scores(Screen(), {"source_only": before, "wemnet": after})
     assert (
         shown(capsys)
         == """
@@ -414,7 +417,7 @@ Confusion of wemnet: % of a true class (row) by predicted class (column)
 
 
 def test_scores_of_one_method_have_nothing_to_differ_from(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen().show_scores({"wemnet": Scores(NAMES, np.diag([1, 2, 3]))})
+    show_scores(Screen(), {"wemnet": Scores(NAMES, np.diag([1, 2, 3]))})
     text = shown(capsys)
     assert "Class           Images  wemnet\n" in text
     assert "Overall              6   100.0\n" in text
@@ -426,7 +429,7 @@ def test_a_confusion_matrix_is_drawn_where_it_fits(
     capsys: pytest.CaptureFixture[str], K: int, digits: int, drawn: bool
 ) -> None:
     confusion = np.random.default_rng(0).integers(10 ** (digits - 1), 10**digits, (K, K))
-    Screen().show_scores({"dann": Scores(tuple(f"a class {k}" for k in range(K)), confusion)})
+    show_scores(Screen(), {"dann": Scores(tuple(f"a class {k}" for k in range(K)), confusion)})
     text = shown(capsys)
     assert ("Confusion of dann" in text) == drawn
     assert "…" not in text
@@ -437,13 +440,13 @@ def test_a_confusion_matrix_has_at_most_twenty_classes(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, K: int, drawn: bool
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    Screen().show_scores({"dann": Scores(tuple(map(str, range(K))), np.ones((K, K), dtype=int))})
+    show_scores(Screen(), {"dann": Scores(tuple(map(str, range(K))), np.ones((K, K), dtype=int))})
     assert ("Confusion of dann" in capsys.readouterr().out) == drawn
 
 
 def test_long_class_names_do_not_squeeze_the_figures(capsys: pytest.CaptureFixture[str]) -> None:
     scores = Scores(("n" * 150, "b"), np.array([[10_000, 1], [0, 3]]))
-    Screen().show_scores({"source_only": scores, "wemnet": scores})
+    show_scores(Screen(), {"source_only": scores, "wemnet": scores})
     text = shown(capsys)
     assert "Images  source_only  wemnet  Change" in text
     assert text.count("n" * 20) >= 5  # folded in the table; shortened only in the matrix
@@ -453,7 +456,7 @@ def test_long_class_names_do_not_squeeze_the_figures(capsys: pytest.CaptureFixtu
 def test_what_changed_without_labels(capsys: pytest.CaptureFixture[str]) -> None:
     before = np.array([[0.8, 0.2, 0]] * 1100 + [[0.4, 0.6, 0]] * 900)
     after = np.array([[0.1, 0.9, 0]] * 1900 + [[0.9, 0.1, 0]] * 100)
-    Screen().show_changes(changes(before, after), NAMES, "source_only", "wemnet")
+    show_changes(Screen(), changes(before, after), NAMES, "source_only", "wemnet")
     assert (
         "\n".join(line.rstrip() for line in capsys.readouterr().out.splitlines())
         == """
@@ -473,7 +476,7 @@ wemnet predicts another class than source_only for 60.0 % of the images. The mea
 def test_files_of_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for name in ("predictions.csv", "model.safetensors", "notes.txt"):
         (tmp_path / name).touch()
-    Screen().show_files(tmp_path)
+    show_files(Screen(), tmp_path)
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
         "",
         f"Written to {tmp_path}",

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from acclimate.bench import tables
-from acclimate.bench.tables import Figure, average, difference, figure, read_records, sheets, t_975
+from acclimate.bench import formats
+from acclimate.bench.figures import Figure, average, difference, figure, t_975
+from acclimate.bench.records import read_records
+from acclimate.bench.tables import sheets
 from acclimate.errors import DataError, OptionError
 from tiny import refused, succeeds
 
@@ -236,7 +238,7 @@ ODD = r"50%_a|b&c\*"
 
 
 def test_markdown_escapes_pipes() -> None:
-    lines = tables.markdown(sheets(grid({ODD: GRID["DANN"]}))).splitlines()
+    lines = formats.markdown(sheets(grid({ODD: GRID["DANN"]}))).splitlines()
     assert lines[2:5] == [
         "| method | A→W | D→W | Avg |",
         "| --- | ---: | ---: | ---: |",
@@ -245,7 +247,7 @@ def test_markdown_escapes_pipes() -> None:
 
 
 def test_latex_escapes_names() -> None:
-    text = tables.latex(sheets(grid({ODD: GRID["DANN"]})))
+    text = formats.latex(sheets(grid({ODD: GRID["DANN"]})))
     assert r"method & A$\rightarrow$W & D$\rightarrow$W & Avg \\" in text
     assert r"50\%\_a|b\&c\textbackslash{}* & 70.0 $\pm$ 14.1 & 65.0 $\pm$ 7.1 & 67.5 $\pm$ 10.6 \\" in text
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 1
@@ -253,7 +255,7 @@ def test_latex_escapes_names() -> None:
 
 
 def test_csv_has_a_line_for_each_cell() -> None:
-    rows = list(csv.DictReader(io.StringIO(tables.csv_text(sheets(grid({'a,"b': GRID["DANN"]}))))))
+    rows = list(csv.DictReader(io.StringIO(formats.csv_text(sheets(grid({'a,"b': GRID["DANN"]}))))))
     assert [(r["row"], r["column"], r["value"], r["std"], r["missing"]) for r in rows] == [
         ('1 a,"b', "A→W", "70.0000", "14.1421", "0"),
         ('1 a,"b', "D→W", "65.0000", "7.0711", "0"),
@@ -273,7 +275,7 @@ def test_the_command(tmp_path: Path) -> None:
     file = written(tmp_path / "records.jsonl", grid(GRID))
     shown = succeeds("table", tmp_path, columns=40).stdout
     assert "WEMNet        85.0 ± 7.1  80.0 ± 14.1   82.5 ± 3.5" in shown  # wider than the screen, and whole
-    assert succeeds("table", file, "--format", "markdown").stdout == tables.markdown(sheets(grid(GRID)))
+    assert succeeds("table", file, "--format", "markdown").stdout == formats.markdown(sheets(grid(GRID)))
     assert json.loads(succeeds("table", file, "--json").stdout)[0]["rows"][0][1]["mean"] == 55.0
     only = succeeds("table", file, "--metric", "mean-per-class", "--format", "csv").stdout
     assert "Mean of the classes' accuracies" in only

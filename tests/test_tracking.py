@@ -12,7 +12,7 @@ import pytest
 
 from acclimate.runs import fit
 from acclimate.runs import fit as experiment
-from acclimate.training import Checkpoint, Progress
+from acclimate.training import Checkpoint, Step
 from tiny import acclimate, refused, succeeds, vectors
 
 SMALL = ("--bottleneck", "8", "--batch-size", "6", "--method", "dann", "--steps", "6", "--set", "hidden=8")
@@ -56,7 +56,7 @@ def test_a_run_that_goes_on_has_each_step_once(
     train = fit.train
 
     def stops(method: Any, pair: Any, recipe: Any, resume: Checkpoint | None) -> Any:
-        progress: Progress
+        progress: Step
         for progress in train(method, pair, recipe, resume):
             yield progress
             if progress.step == 4 and resume is None:

@@ -17,7 +17,8 @@ from acclimate.data.inputs import ArrayInputs
 from acclimate.errors import DivergedError, OptionError
 from acclimate.methods.base import Method, Objective, Stage
 from acclimate.networks.network import Network
-from acclimate.training import Checkpoint, Recipe, make_optimizer, train
+from acclimate.settings import Recipe
+from acclimate.training import Checkpoint, make_optimizer, train
 
 D, K = 5, 3
 

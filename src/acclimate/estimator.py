@@ -23,15 +23,18 @@ from acclimate.data.broken import find_broken
 from acclimate.data.domain import Domain, LabelledDomain, check_pair
 from acclimate.data.read import domain_of
 from acclimate.errors import DataError, OptionError
-from acclimate.evaluation.scores import Probabilities, predict
+from acclimate.evaluation.predict import predict
+from acclimate.evaluation.scores import Probabilities
 from acclimate.machine import pick_device
 from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.model import Model
 from acclimate.progress import Track
-from acclimate.reporting import Screen
-from acclimate.runs.fit import Settings, Task, prepare
-from acclimate.training import METHODS_OWN, Recipe, train
+from acclimate.runs.prepare import prepare
+from acclimate.runs.task import Task
+from acclimate.screen import Screen
+from acclimate.settings import METHODS_OWN, Recipe, Settings
+from acclimate.training import train
 
 Rows: TypeAlias = npt.ArrayLike | Sequence[str | Path]
 

@@ -1,18 +1,64 @@
-"""Where results that can be computed again are kept between runs, and how processes share it."""
+"""Files: written whole, read as JSON, locked, and the folder of the cache."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import re
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+
+@contextmanager
+def replacing(path: Path, *, errors: str, newline: str | None = None) -> Iterator[IO[str]]:
+    """A text file that takes the place of `path` when it is complete: a kill leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors=errors, newline=newline) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON in UTF-8, indented, keys in their own order, a list of numbers on one line.
+
+    Raises:
+        ValueError: `value` holds NaN or an infinity, which JSON does not have.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    text = re.sub(r"\[\n([-+.\deE,\s]+)\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
+    # A file name that is not UTF-8 holds lone surrogates, for which \udcxx is the right escape in JSON too.
+    with replacing(path, errors="backslashreplace") as file:
+        file.write(text + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Write one JSON object a line.
+
+    Raises:
+        ValueError: A value is NaN or infinite.
+    """
+    with replacing(path, errors="backslashreplace") as file:
+        file.writelines(map(json_line, rows))
+
+
+def json_line(row: Mapping[str, object]) -> str:
+    """A line of JSON, without NaN and infinities, which JSON does not have."""
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
+
+
 PATIENCE = 3.0  # seconds of waiting before it is mentioned
+
 POLL = 0.1
 
 log = logging.getLogger("acclimate")

@@ -24,22 +24,23 @@ from acclimate.data.domain import Domain
 from acclimate.data.inputs import ArrayInputs, Inputs
 from acclimate.data.preprocess import Preprocess
 from acclimate.errors import AcclimateError, DataError, OptionError
-from acclimate.evaluation import scores
+from acclimate.evaluation import predict as scores
 from acclimate.evaluation.scores import Probabilities
+from acclimate.files import write_json
 from acclimate.machine import fast_bf16
 from acclimate.methods import registry
 from acclimate.methods.base import evaluation_mode
+from acclimate.methods.options import check_options
 from acclimate.networks.backbone import Backbone, weights_fingerprint
 from acclimate.networks.backbones import load_backbone
 from acclimate.networks.folding import cast, folded
 from acclimate.networks.network import Network, lay_out_convolutions
 from acclimate.networks.stages import split_top
 from acclimate.progress import Track, silent
-from acclimate.reporting import write_json
 
 
 @dataclass(frozen=True)
-class Setup:
+class ModelSpec:
     """What a model is built from: the content of model.json.
 
     Attributes:
@@ -68,7 +69,7 @@ class Setup:
     cache_precision: Precision = "fp16"
 
     @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> Setup:
+    def from_json(cls, entry: dict[str, Any]) -> ModelSpec:
         """Read what `dataclasses.asdict` made of a setup.
 
         Raises:
@@ -97,7 +98,7 @@ class Model:
         method: The method, on the network that it trains.
     """
 
-    def __init__(self, setup: Setup, backbone: Backbone | None, device: torch.device | str = "cpu") -> None:
+    def __init__(self, setup: ModelSpec, backbone: Backbone | None, device: torch.device | str = "cpu") -> None:
         self.setup = setup
         self.device = torch.device(device)
         method = registry.load(setup.method)
@@ -202,12 +203,12 @@ class Model:
             DataError: The folder holds no model, or a damaged one.
         """
         try:
-            setup = Setup.from_json(json.loads((folder / "model.json").read_text(encoding="utf-8")))
-            registry.check_options(setup.method, setup.options)
+            setup = ModelSpec.from_json(json.loads((folder / "model.json").read_text(encoding="utf-8")))
+            check_options(setup.method, setup.options)
             tensors = load_file(folder / "model.safetensors")
             backbone = load_backbone(setup.backbone, pretrained=False) if setup.backbone else None
             device = torch.device(device)
-            setup = Setup(**{**setup.__dict__, "bf16": setup.bf16 and fast_bf16(device)})
+            setup = ModelSpec(**{**setup.__dict__, "bf16": setup.bf16 and fast_bf16(device)})
             model = cls(setup, backbone, device)
             for name, module in {"method/": model.method, "frozen/": model.frozen}.items():
                 if module is not None:
@@ -226,7 +227,9 @@ class Model:
         return model
 
 
-def _divide(setup: Setup, backbone: Backbone | None, needs: Level, *, method: str) -> tuple[nn.Module | None, Network]:
+def _divide(
+    setup: ModelSpec, backbone: Backbone | None, needs: Level, *, method: str
+) -> tuple[nn.Module | None, Network]:
     """The frozen part of a backbone, and the network that a method trains on its output."""
     if backbone is None:
         if setup.vector is None:

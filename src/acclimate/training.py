@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import reduce
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -22,75 +22,7 @@ from acclimate.data.batches import Pair
 from acclimate.errors import DivergedError, OptionError
 from acclimate.machine import keep_freed_memory
 from acclimate.methods.base import Method, Objective, Stage
-
-TLL_CLOCK = 10_000
-METHODS_OWN = ("optimizer", "lr", "backbone_lr", "momentum", "weight_decay", "schedule", "decay")
-"""The entries of a recipe that a method's paper decides; the others are the user's budget."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a method's objectives are minimised. The defaults are TLL's DANN, with the papers' schedules.
-
-    Both forms of the schedules read one clock, `progress`: in the papers' form it runs from 0 to 1 over the run, in
-    TLL's form it is the step divided by 10,000 however long the run is. So the learning rate
-    lr (1 + decay progress)^-0.75 is lr (1 + 0.001 step)^-0.75 there, and the ramp 2 / (1 + exp(-step / 1000)) - 1.
-
-    Attributes:
-        steps: Steps of the run, over all stages.
-        batch_size: Samples a batch from each domain.
-        optimizer: "sgd" with Nesterov momentum, or "adam".
-        lr: Learning rate of new layers.
-        backbone_lr: Multiplier of the learning rate of pretrained layers.
-        momentum: Nesterov momentum; with Adam the decay of the first moment, beta_1.
-        weight_decay: L2 penalty, on every parameter.
-        schedule: "paper", "tll", or "constant" (the learning rate; the ramp is the paper's).
-        decay: See above; 10 is the papers' and TLL's for adversarial methods.
-        clip: Largest norm of an objective's gradient; None leaves it alone.
-        accumulate: Batches whose gradients are averaged into one step.
-    """
-
-    steps: int = 1500
-    batch_size: int = 32
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: float = 0.01
-    backbone_lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-3
-    schedule: Literal["paper", "tll", "constant"] = "paper"
-    decay: float = 10.0
-    clip: float | None = None
-    accumulate: int = 1
-
-    @classmethod
-    def of(cls, method: type[Method], **given: Any) -> Recipe:
-        """The recipe of a method's paper, but for what is given; None gives nothing."""
-        return cls(**{**method.recipe, **{name: value for name, value in given.items() if value is not None}})
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained with."""
-        for name, least in {"steps": 1, "batch_size": 2, "accumulate": 1}.items():
-            if getattr(self, name) < least:
-                raise OptionError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-        for name in ("lr", "backbone_lr", "momentum", "weight_decay", "decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise OptionError(f"{name} must be a number from 0 up, not {getattr(self, name)}.")
-        if self.momentum >= 1:
-            raise OptionError(f"momentum must be below 1, not {self.momentum}.")
-        if self.clip is not None and not self.clip > 0:
-            raise OptionError(f"clip must be above 0, not {self.clip}.")
-        if self.optimizer not in ("sgd", "adam"):
-            raise OptionError(f"optimizer must be sgd or adam, not {self.optimizer!r}.")
-        if self.schedule not in ("paper", "tll", "constant"):
-            raise OptionError(f"schedule must be paper, tll or constant, not {self.schedule!r}.")
-
-    def progress(self, step: int) -> float:
-        """The clock that the schedules read, before step number `step` (from 0)."""
-        return step / (TLL_CLOCK if self.schedule == "tll" else self.steps)
-
-    def lr_factor(self, step: int) -> float:
-        """What step number `step` multiplies every learning rate by."""
-        return 1.0 if self.schedule == "constant" else float((1 + self.decay * self.progress(step)) ** -0.75)
+from acclimate.settings import Recipe
 
 
 class Checkpoint(NamedTuple):
@@ -124,7 +56,7 @@ class Checkpoint(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Progress:
+class Step:
     """Where training stands after a step.
 
     Attributes:
@@ -153,7 +85,7 @@ class Progress:
         return Checkpoint(_state_tensors(method, optimizer), stage, self.step)
 
 
-def train(method: Method, data: Pair, recipe: Recipe, resume: Checkpoint | None = None) -> Iterator[Progress]:
+def train(method: Method, data: Pair, recipe: Recipe, resume: Checkpoint | None = None) -> Iterator[Step]:
     """Train a method, yielding after every step.
 
     The caller's loop evaluates, logs, checkpoints or stops. With the same seed of torch's random numbers and the same
@@ -200,7 +132,7 @@ def _run_stage(
     numbered: tuple[int, Stage],
     start: int,
     stop: int,
-) -> Iterator[Progress]:
+) -> Iterator[Step]:
     number, stage = numbered
     batches = data.batches(stop * recipe.accumulate, start * recipe.accumulate)
     parameters_of: dict[tuple[nn.Module, ...], list[nn.Parameter]] = {}  # what a stage trains stays the same
@@ -225,7 +157,7 @@ def _run_stage(
         for generator in lockstep[1:]:  # the code behind the last yield
             if next(generator, None) is not None:
                 raise RuntimeError(f"{stage.name}: every batch of a step must yield the same number of objectives")
-        yield Progress(stage.name, step + 1, recipe.steps, terms, recipe.lr * factor, (method, optimizer, number))
+        yield Step(stage.name, step + 1, recipe.steps, terms, recipe.lr * factor, (method, optimizer, number))
 
 
 def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:

@@ -20,7 +20,8 @@ from acclimate.errors import OptionError
 from acclimate.methods.adda import ADDA
 from acclimate.methods.base import Stage
 from acclimate.networks.network import Network
-from acclimate.training import Checkpoint, Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import Checkpoint, train
 from by_hand import copies, layer
 
 K, N, B = 3, 24, 8

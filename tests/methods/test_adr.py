@@ -16,7 +16,8 @@ from acclimate.errors import OptionError
 from acclimate.methods.adr import ADR, absolute_difference, symmetric_kl
 from acclimate.methods.base import Objective
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from by_hand import batch_norm, copies, features, layer
 
 K, N, B, DROPOUT = 3, 24, 8, 0.4

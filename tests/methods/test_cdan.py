@@ -15,7 +15,8 @@ from torch.testing import assert_close
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.methods.cdan import CDAN
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from by_hand import batch_norm, copies, features, gradients, layer
 
 K, D, N, B = 3, 4, 24, 8

@@ -19,7 +19,8 @@ from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.errors import OptionError
 from acclimate.methods.crst import CRST, MODEL_REGULARIZERS, class_thresholds, pseudo_labels
 from acclimate.networks.network import Network
-from acclimate.training import Checkpoint, Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import Checkpoint, train
 
 K, N_S, N_T, B = 2, 24, 26, 8
 SOFT, HARD = ["lrent", "mrkld+lrent"], ["none", "mrkld", "mrl2", "mrent"]

@@ -16,7 +16,8 @@ from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.methods.dan import DAN
 from acclimate.methods.parts import losses
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from by_hand import copies, cross_entropy, features, gaussians, gradients, layer, mmd
 
 K = 3

@@ -16,7 +16,8 @@ from acclimate.choices import Critic
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.methods.dann import DANN
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from by_hand import batch_norm, copies, gradients, layer
 
 K, N, B = 3, 24, 8

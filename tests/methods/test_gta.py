@@ -17,7 +17,8 @@ from acclimate.errors import OptionError
 from acclimate.estimator import AdaptiveClassifier
 from acclimate.methods.gta import GTA
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from by_hand import copies
 
 K, N, B, S, NOISE, SIDE = 3, 12, 6, 16, 5, 8

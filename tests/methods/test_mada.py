@@ -18,7 +18,8 @@ from acclimate.errors import OptionError
 from acclimate.methods.base import Objective
 from acclimate.methods.mada import MADA
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from by_hand import copies, gradients
 
 K, D, N, B = 3, 4, 24, 8

@@ -17,7 +17,8 @@ from acclimate.errors import OptionError
 from acclimate.methods.base import Objective
 from acclimate.methods.mcd import MCD, discrepancy
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from by_hand import batch_norm, copies, features, layer, softmax
 
 K, N, B = 3, 24, 8

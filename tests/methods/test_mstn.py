@@ -16,7 +16,8 @@ from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.methods.dann import DANN
 from acclimate.methods.mstn import MSTN
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from by_hand import copies, gradients
 
 K, D = 4, 5

@@ -18,7 +18,8 @@ from acclimate.choices import Critic
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.methods.simnet import SimNet, orthogonality
 from acclimate.networks.network import Network
-from acclimate.training import Checkpoint, Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import Checkpoint, train
 from by_hand import copies, gradients, layer
 
 K, D_F, N, B = 3, 4, 24, 8

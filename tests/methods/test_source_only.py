@@ -12,7 +12,8 @@ from torch.testing import assert_close
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.methods.source_only import SourceOnly
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from by_hand import copies
 
 K, N, B = 3, 24, 8

@@ -20,11 +20,12 @@ from acclimate.data.preprocess import Preprocess
 from acclimate.errors import OptionError
 from acclimate.methods.base import Objective
 from acclimate.methods.tada import TADA
-from acclimate.model import Model, Setup
+from acclimate.model import Model, ModelSpec
 from acclimate.networks.backbone import Backbone
 from acclimate.networks.backbones import load_backbone
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from by_hand import copies, gradients, layer
 
 K, C_IN, C, H, W, D = 3, 4, 5, 2, 3, 4
@@ -420,8 +421,8 @@ def test_without_any_attention_it_is_refused() -> None:
         TADA(network(), K, local_attention=False, global_attention=False)
 
 
-def setup(backbone: Backbone, **options: Any) -> Setup:
-    return Setup(
+def setup(backbone: Backbone, **options: Any) -> ModelSpec:
+    return ModelSpec(
         method="tada",
         options=options,
         classes=("a", "b", "c"),

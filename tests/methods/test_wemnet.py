@@ -18,7 +18,8 @@ from acclimate.methods.base import Objective
 from acclimate.methods.dann import DANN
 from acclimate.methods.wemnet import WEMNet
 from acclimate.networks.network import Network
-from acclimate.training import Recipe, train
+from acclimate.settings import Recipe
+from acclimate.training import train
 from by_hand import softmax
 
 K, D, HIDDEN = 3, 8, 7

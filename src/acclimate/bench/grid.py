@@ -17,8 +17,7 @@ from acclimate.datasets.check import check
 from acclimate.datasets.find import find
 from acclimate.errors import DataError, OptionError
 from acclimate.methods import registry
-from acclimate.runs.fit import Settings
-from acclimate.training import Recipe
+from acclimate.settings import Recipe, Settings
 
 OF_A_RUN = {"source", "target", "test", "method", "options", "recipe", "seed"}  # what the grid itself decides
 

@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
-from scipy.special import stdtrit
+from typing import Any
 
 from acclimate.bench import papers
+from acclimate.bench.figures import Difference, Figure, average, difference, figure
 from acclimate.bench.papers import Published
-from acclimate.errors import DataError, OptionError
+from acclimate.bench.records import METRICS, Record, Results
+from acclimate.errors import OptionError
+from acclimate.methods import options as method_options
 from acclimate.methods import registry
 
-Figures: TypeAlias = npt.NDArray[np.float64]
-
-Task: TypeAlias = tuple[str, str]
-
-Record: TypeAlias = Mapping[str, Any]
-
 UNADAPTED = "source_only"
-
-METRICS = {
-    "accuracy": "accuracy over all images in %",
-    "mean_per_class": "mean of the classes' accuracies in %",
-}
-
-
-class Figure(NamedTuple):
-    """A cell with a number.
-
-    Attributes:
-        mean: Over the runs that there are; None without any.
-        std: Over the runs, with n - 1; None for fewer than two.
-        missing: How many runs are not there.
-        digits: Decimals.
-        computed: Whether a published figure is not printed, but follows from printed ones.
-    """
-
-    mean: float | None
-    std: float | None = None
-    missing: int = 0
-    digits: int = 1
-    computed: bool = False
-
-    def __str__(self) -> str:
-        missing = f"{self.missing} missing" if self.missing else ""
-        if self.mean is None:
-            return missing or "-"
-        spread = f" ± {self.std:.{self.digits}f}" if self.std is not None else ""
-        return f"{self.mean:.{self.digits}f}{'*' * self.computed}{spread}" + (f" ({missing})" if missing else "")
 
 
 @dataclass
@@ -80,152 +38,6 @@ def as_dict(sheet: Sheet) -> dict[str, Any]:
     """For JSON."""
     rows = [[cell._asdict() if isinstance(cell, Figure) else cell for cell in row] for row in sheet.rows]
     return {"title": sheet.title, "headings": sheet.headings, "rows": rows, "notes": sheet.notes}
-
-
-def figure(values: Figures, digits: int = 1) -> Figure:
-    """Mean and standard deviation of the values (n,) that are there; NaN stands for one that is not."""
-    known = values[~np.isnan(values)]
-    return Figure(
-        float(known.mean()) if known.size else None,
-        float(known.std(ddof=1)) if known.size > 1 else None,
-        int(values.size - known.size),
-        digits,
-    )
-
-
-def average(values: Figures, digits: int = 1) -> Figure:
-    """Of values (tasks, seeds): the mean over the tasks, and its deviation over the seeds; none with gaps."""
-    missing = int(np.isnan(values).sum())
-    return Figure(None, None, missing, digits) if missing else figure(values.mean(0), digits)
-
-
-class Difference(NamedTuple):
-    """A paired comparison of two rows.
-
-    Attributes:
-        mean: Of the differences, over tasks of the means over seeds.
-        half: Half the width of its 95 % interval; None where there is nothing to estimate it from.
-        better: Pairs in which the first is above the second.
-        pairs: Pairs of runs of one task and seed.
-        missing: Pairs of which a run is missing.
-    """
-
-    mean: float
-    half: float | None
-    better: int
-    pairs: int
-    missing: int
-
-
-def difference(a: Figures, b: Figures) -> Difference | None:
-    """Compare values (tasks, seeds) of two rows, paired by task and seed; None if they have no pair.
-
-    The interval is Student's over the tasks, each counted with its mean over the seeds, so that it tells what to expect
-    on other tasks of the kind; where there is one task, it is over the seeds, and tells of other seeds alone.
-    """
-    d = a - b
-    there = ~np.isnan(d)
-    if not there.any():
-        return None
-    per_task = np.array([row[known].mean() for row, known in zip(d, there, strict=True) if known.any()])
-    units = per_task if len(d) > 1 else d[there]
-    half = t_975(len(units) - 1) * units.std(ddof=1) / math.sqrt(len(units)) if len(units) > 1 else None
-    pairs = int(there.sum())
-    return Difference(float(per_task.mean()), half, int((d[there] > 0).sum()), pairs, d.size - pairs)
-
-
-def t_975(degrees: int) -> float:
-    """Student's t at 0.975, with three decimals."""
-    return round(float(stdtrit(degrees, 0.975)), 3)
-
-
-def read_records(paths: Sequence[Path]) -> list[Record]:
-    """The records of benches, each a folder with records.jsonl or such a file.
-
-    Raises:
-        DataError: A file cannot be read, or two of them have one run.
-    """
-    found: dict[tuple[Any, ...], Record] = {}
-    for path in paths:
-        for record in _read(path / "records.jsonl" if path.is_dir() else path):
-            key = tuple(record[name] for name in ("row", "source", "target", "seed"))
-            if key in found and {found[key]["status"], record["status"]} == {"done"}:
-                raise DataError(
-                    f"{key[0]} on {key[1]}-{key[2]} with seed {key[3]} is recorded twice: give one of them."
-                )
-            if key not in found or record["status"] == "done":
-                found[key] = record
-    if not found:
-        raise DataError("There are no records: name the folder that acclimate bench wrote with --out.")
-    return list(found.values())
-
-
-def _read(path: Path) -> list[Record]:
-    try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}): name the folder that acclimate bench wrote with --out."
-        ) from error
-    except ValueError as error:
-        raise DataError(f"{path} is not a bench's records.jsonl: its lines are not JSON.") from error
-    needed = {"row", "source", "target", "seed", "status", "scores", "metrics"}
-    if not all(isinstance(record, dict) and needed <= record.keys() for record in records):
-        raise DataError(f"{path} is not a bench's records.jsonl: its lines lack {', '.join(sorted(needed))}.")
-    return records
-
-
-class Results:
-    """Records by row, task and seed. What any row has of tasks and seeds, every row should have.
-
-    Args:
-        records: As `read_records` gives them.
-
-    Attributes:
-        rows: By the row's name, one of its records.
-        tasks: Source and target.
-        seeds: Sorted.
-        classes: The classes, in order; none while there is no score.
-    """
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        rows: dict[str, Record] = {record["row"]: record for record in reversed(records)}
-        self.rows: dict[str, Record] = {name: rows[name] for name in dict.fromkeys(record["row"] for record in records)}
-        self.tasks: list[Task] = list(dict.fromkeys((record["source"], record["target"]) for record in records))
-        self.seeds = sorted({record["seed"] for record in records})
-        self.done = {
-            (record["row"], (record["source"], record["target"]), record["seed"]): record
-            for record in records
-            if record["status"] == "done"
-        }
-        scored = [record["scores"]["per_class"] for record in self.done.values() if record["scores"]]
-        self.classes = list(scored[0]) if scored else []
-        self.failed = sum(record["status"] == "failed" for record in records)
-        self.metrics: list[str] = list(records[0]["metrics"])
-        self.benchmarks = {record.get("benchmark") for record in records}
-
-    def values(self, row: str, of: Callable[[Record], float | None]) -> Figures:
-        """What `of` finds in each run of a row (tasks, seeds), NaN where there is no run, or nothing in it."""
-
-        def value(task: Task, seed: int) -> float:
-            record = self.done.get((row, task, seed))
-            found = of(record) if record is not None else None
-            return math.nan if found is None else found
-
-        return np.array([[value(task, seed) for seed in self.seeds] for task in self.tasks])
-
-    def percent(self, row: str, metric: str) -> Figures:
-        """A score of each run of a row (tasks, seeds), in %."""
-        return self.values(row, lambda record: 100 * record["scores"][metric] if record["scores"] else None)
-
-    def of_class(self, row: str, name: str) -> Figures:
-        """The accuracy of a class in each run of a row (tasks, seeds), in %."""
-
-        def accuracy(record: Record) -> float | None:
-            correct, count = (record["scores"] or {"per_class": {}})["per_class"].get(name, (0, 0))
-            return 100 * correct / count if count else None
-
-        return self.values(row, accuracy)
 
 
 def sheets(
@@ -400,7 +212,7 @@ def _resolves(name: str, record: Record) -> bool:
 
 def _set(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are not the defaults."""
-    known = registry.options(method)
+    known = method_options.options(method)
     return {name: value for name, value in options.items() if name not in known or value != known[name].default}
 
 
@@ -446,80 +258,3 @@ def _sources(table: papers.Table | None, sheet: Sheet) -> Iterator[str]:
             told = [f"from {row.source}'s table"] * bool(row.source) + [row.remark] * bool(row.remark)
             if told:
                 yield f"{row.name}: {'; '.join(map(str, told))}."
-
-
-def markdown(sheets: Sequence[Sheet]) -> str:
-    """The tables in Markdown."""
-    parts = []
-    for sheet in sheets:
-        rule = ["---", *["---:"] * (len(sheet.headings) - 1)]
-        rows: list[list[Any]] = [sheet.headings, rule, *sheet.rows]
-        lines = [f"| {' | '.join(_markdown(str(cell)) for cell in row)} |" for row in rows]
-        parts.append("\n".join([f"## {_markdown(sheet.title)}", "", *lines, "", *map(_markdown, sheet.notes)]))
-    return "\n\n".join(parts) + "\n"
-
-
-def _markdown(text: str) -> str:
-    return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("*", "\\*").split())
-
-
-LATEX = str.maketrans(
-    {
-        **{c: f"\\{c}" for c in "&%$#_{}"},
-        "\\": r"\textbackslash{}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "→": r"$\rightarrow$",
-        "†": r"$\dagger$",
-    }
-)
-
-
-def latex(sheets: Sequence[Sheet]) -> str:
-    """The tables in LaTeX; they need no package."""
-    parts = []
-    for sheet in sheets:
-        lines: list[list[Any]] = [sheet.headings, *sheet.rows]
-        head, *rows = [" & ".join(str(cell).translate(LATEX) for cell in line) + r" \\" for line in lines]
-        notes = " ".join(note.translate(LATEX) for note in sheet.notes)
-        columns = "l" + "r" * (len(sheet.headings) - 1)
-        parts.append(
-            "\n".join(
-                [
-                    r"\begin{table}",
-                    rf"\caption{{{sheet.title.translate(LATEX)}. {notes}}}",
-                    rf"\begin{{tabular}}{{{columns}}}",
-                    r"\hline",
-                    head,
-                    r"\hline",
-                    *rows,
-                    r"\hline",
-                    r"\end{tabular}",
-                    r"\end{table}",
-                ]
-            )
-        )
-    return "\n\n".join(parts) + "\n"
-
-
-def csv_text(sheets: Sequence[Sheet]) -> str:
-    """The tables as CSV, a line a cell: table, row, column, value, std, missing."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["table", "row", "column", "value", "std", "missing"])
-    for sheet in sheets:
-        for number, (name, *cells) in enumerate(sheet.rows, 1):
-            for heading, cell in zip(sheet.headings[1:], cells, strict=True):
-                value = (
-                    [_number(cell.mean), _number(cell.std), cell.missing] if isinstance(cell, Figure) else [cell, "", 0]
-                )
-                writer.writerow([sheet.title, f"{number} {name}", heading, *value])
-    return text.getvalue()
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-FORMATS: dict[str, Callable[[Sequence[Sheet]], str]] = {"markdown": markdown, "latex": latex, "csv": csv_text}

@@ -1,113 +1,19 @@
-"""How good a classifier is on the target. Target labels exist in this file alone, and nothing here trains."""
+"""Scores: how predictions compare with labels, and with other predictions."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from acclimate.data.domain import Domain, sorted_classes
-from acclimate.data.read import class_names, read_target
-from acclimate.errors import DataError, DivergedError
-from acclimate.methods.base import evaluation_mode
-from acclimate.progress import Track, silent
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from acclimate.data.inputs import Inputs
-    from acclimate.methods.base import Method
-
+from acclimate.errors import DataError
+from acclimate.evaluation.answers import Answers
 
 Probabilities = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """The labels of a target.
-
-    Attributes:
-        labels: (N,) int64, positions in the source's classes; -1 where the item has no label or a foreign one.
-        foreign: Classes that the source does not have, and how many items each has.
-    """
-
-    labels: npt.NDArray[np.int64]
-    foreign: Mapping[str, int]
-
-
-def read_answers(
-    spec: str | Path, target: Domain, classes: Sequence[str], *, allow_mismatch: bool = False
-) -> Answers | None:
-    """Read the labels of a target, where it has any. Opens no image, so it can run before any computing.
-
-    Folders of a target count as labels when one of them has the name of a source class; otherwise they are taken for
-    mere storage. Labels written in a list, a table or an archive are always meant.
-
-    Args:
-        spec: What the user named as the target.
-        target: What `read_target` made of it, or a part of that in the same order (broken images left out).
-        classes: The source's classes.
-        allow_mismatch: Accept classes that only one of the domains has.
-
-    Returns:
-        The labels of `target`'s items, or None when it has none.
-
-    Raises:
-        DataError: The classes of the target are not those of the source.
-    """
-    given = class_names(spec)
-    found = {name for name in given if name is not None}
-    if not found or (Path(spec).is_dir() and found.isdisjoint(classes)):
-        return None
-    if found.isdisjoint(classes):
-        raise DataError(
-            f"None of the labels in {target.origin} ({_some(found)}) is a class of the source ({_some(classes)}); "
-            "correct them, or leave them out to use the target unlabelled."
-        )
-    if not allow_mismatch:
-        _check_same_classes(target.origin, found, classes)
-    position = {name: i for i, name in enumerate(classes)}
-    kept = _of_items(target, spec, given)
-    labels = np.array([position.get(name, -1) if name is not None else -1 for name in kept], dtype=np.int64)
-    return Answers(labels, Counter(name for name in kept if name is not None and name not in position))
-
-
-def _check_same_classes(origin: str, found: set[str], classes: Sequence[str]) -> None:
-    foreign, absent = found.difference(classes), set(classes) - found
-    problems = []
-    if foreign:
-        problems.append(f"has classes that the source lacks ({_some(foreign)})")
-    if absent:
-        problems.append(f"has no images of source classes ({_some(absent)})")
-    if problems:
-        raise DataError(
-            f"The labelled target {origin} {' and '.join(problems)}; correct the names, "
-            "or use --allow-class-mismatch to score only the classes that both have."
-        )
-
-
-def _of_items(target: Domain, spec: str | Path, given: Sequence[str | None]) -> Sequence[str | None]:
-    """The labels of the target's items, where some of the items that `spec` lists may have been left out."""
-    if len(target) == len(given):
-        return given
-    listed = iter(zip(read_target(spec).names, given, strict=True))
-    found = (next((pair for pair in listed if pair[0] == name), None) for name in target.names)
-    kept = [pair[1] for pair in found if pair]
-    if len(kept) < len(target):
-        raise DataError(f"{target.origin} has changed since it was read: start again.")
-    return kept
-
-
-def _some(names: Iterable[str], most: int = 5) -> str:
-    ordered = sorted_classes(names)
-    more = f" and {len(ordered) - most} more" if len(ordered) > most else ""
-    return ", ".join(ordered[:most]) + more
 
 
 @dataclass(frozen=True)
@@ -236,27 +142,6 @@ def changes(before: Probabilities, after: Probabilities) -> Changes:
     )
 
 
-def predict(
-    method: Method,
-    inputs: Inputs,
-    *,
-    batch_size: int = 256,
-    device: torch.device | str = "cpu",
-    track: Track = silent,
-) -> Probabilities:
-    """The class probabilities (N, K) of all inputs, un-augmented, in evaluation mode.
-
-    Raises:
-        DivergedError: The method's logits are not finite.
-    """
-    with evaluation_mode(method):
-        batches = _batches(inputs, batch_size, device, track, "Predicting")
-        probabilities = [method.predict(x).cpu().double().softmax(1).numpy() for x in batches]
-    if not all(np.isfinite(p).all() for p in probabilities):
-        raise DivergedError("The method's predictions are not finite; train again with a smaller learning rate (--lr).")
-    return np.concatenate(probabilities)
-
-
 def domain_error(score_batches: Iterable[npt.ArrayLike]) -> float:
     """The mean over images of 100 |x - 0.5|: 0 when the discriminator cannot tell the domains, 50 when it is certain.
 
@@ -269,40 +154,13 @@ def domain_error(score_batches: Iterable[npt.ArrayLike]) -> float:
     return float(np.mean(100 * np.abs(scores - 0.5)))
 
 
-def domain_errors(
-    method: Method,
-    source: Inputs,
-    target: Inputs,
-    *,
-    batch_size: int = 256,
-    device: torch.device | str = "cpu",
-    track: Track = silent,
-) -> dict[str, dict[str, float]]:
-    """The domain error of each feature that the method's discriminators read, un-augmented, in evaluation mode.
+def interval(correct: int, n: int) -> tuple[float, float]:
+    """Wilson's interval of 95 % for a fraction of which `correct` of `n` random samples were found.
 
-    Returns:
-        By feature, as in `Method.domain_logits`: the error on the "source" and on the "target". Empty when the
-        method has no discriminator.
+    Source: Wilson, JASA 1927.
     """
-    errors: dict[str, dict[str, float]] = defaultdict(dict)
-    with evaluation_mode(method):
-        for domain, inputs in {"source": source, "target": target}.items():
-            scores: dict[str, list[npt.NDArray[np.float64]]] = defaultdict(list)
-            for x in _batches(inputs, batch_size, device, track, f"Domain error of the {domain}"):
-                logits = method.domain_logits(x)
-                if not logits:
-                    return {}
-                for feature, z in logits.items():
-                    scores[feature].append(z.cpu().double().sigmoid().numpy())
-            for feature, batches in scores.items():
-                errors[feature][domain] = domain_error(batches)
-    return dict(errors)
-
-
-def _batches(
-    inputs: Inputs, batch_size: int, device: torch.device | str, track: Track, description: str
-) -> Iterator[Tensor]:
-    index = np.arange(len(inputs))
-    parts = [index[start : start + batch_size] for start in range(0, len(index), batch_size)]
-    for part in track(parts, description, len(parts)):
-        yield inputs.batch(part, None).to(device)
+    z = 1.959964
+    p = correct / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(centre - half, 0.0), min(centre + half, 1.0)

@@ -32,7 +32,7 @@ class Objective:
         self.terms = terms
 
 
-Step: TypeAlias = Callable[[Labelled, Unlabelled], Iterator[Objective]]
+StepFunction: TypeAlias = Callable[[Labelled, Unlabelled], Iterator[Objective]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Stage:
         name: For the log.
     """
 
-    step: Step
+    step: StepFunction
     share: float = 1.0
     name: str = "adapt"
 

@@ -3,237 +3,44 @@
 from __future__ import annotations
 
 import base64
-import csv
 import io
-import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path, PurePath
-from typing import Any, TypeAlias
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from acclimate import analysis
 from acclimate.data.broken import without_broken
 from acclimate.data.decode import picture
-from acclimate.data.domain import Domain, Indices, LabelledDomain
+from acclimate.data.domain import Domain, Indices
 from acclimate.data.inputs import ImageInputs, Inputs
-from acclimate.data.read import read_source, read_target
-from acclimate.errors import AcclimateError, DataError
-from acclimate.evaluation.scores import Probabilities, Scores, read_answers
-from acclimate.methods import registry
+from acclimate.errors import AcclimateError
 from acclimate.model import Model
 from acclimate.progress import Track
-from acclimate.reporting import MetricsLog, read_probabilities
-
-Section: TypeAlias = dict[str, Any]
+from acclimate.report import saliency
+from acclimate.report.embedding import Array, a_distance, features, frozen_features, sample, tsne
+from acclimate.report.run import BASELINE, Data, Run
+from acclimate.report.words import Section, shown
+from acclimate.runs.masks import compare_masks
 
 POINTS = 400  # images of each domain in the embedding and behind the A-distance
+
 GALLERY = 16  # images of a gallery
+
 LOOKED_AT = 8  # images with maps of what the model looks at
+
 DOT, TILE, VIEW = 64, 112, 192  # sides in pixels: of an image under the pointer, in a gallery, under a map
+
 COLUMNS = 25  # of the sheet of images under the pointer
+
 QUALITY = 76  # of JPEG
+
 WARM = (255, 140, 0)  # colour of what a model looks at, over the image in grey
-LONGEST = 80  # characters of a name
+
 COLOURS = 10  # of classes in the embedding
+
 SCALE, MARGIN = 1000, 20  # side of the embedding's plane and what stays free, in its units
-BASELINE = "source_only"
-
-
-def shown(text: object, longest: int = LONGEST) -> str:
-    """A name as it is shown: without what moves the cursor or the direction of writing, and shortened in its middle."""
-    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-    if len(clean) <= longest:
-        return clean
-    return f"{clean[: longest // 2]}…{clean[-(longest // 2 - 1) :]}"
-
-
-# --- the run -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What a run directory says, without the data and the model.
-
-    Attributes:
-        folder: The run directory.
-        record: The content of record.json.
-        names: N names of the target's items.
-        after: Their class probabilities (N, K).
-        before: The same from source-only, where the run was compared with it.
-        metrics: The lines of metrics.jsonl.
-        skipped: Names and reasons of the images that were left out.
-    """
-
-    folder: Path
-    record: dict[str, Any]
-    names: tuple[str, ...]
-    after: Probabilities
-    before: Probabilities | None
-    metrics: list[dict[str, Any]]
-    skipped: list[tuple[str, str]]
-
-    @classmethod
-    def read(cls, folder: Path) -> Run:
-        """Read a run directory.
-
-        Raises:
-            DataError: It holds no finished run, or a damaged one.
-        """
-        try:
-            record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-            compared = record["settings"]["method"] != BASELINE and record.get("compare")
-            return cls(
-                folder,
-                record,
-                tuple(row[0] for row in _rows(folder / "predictions.csv")),
-                read_probabilities(folder / "predictions.csv"),
-                read_probabilities(folder / BASELINE / "predictions.csv") if compared else None,
-                MetricsLog(folder / "metrics.jsonl").read(),
-                [(row[0], row[1]) for row in _rows(folder / "skipped.csv")],
-            )
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(f"{folder} holds no finished run: name the folder that a fit wrote with --out.") from error
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise DataError(f"The run in {folder} is damaged: make it again with --overwrite.") from error
-
-    @property
-    def method(self) -> str:
-        """The method's name."""
-        return str(self.record["settings"]["method"])
-
-    @property
-    def paper(self) -> str:
-        """What the method comes from."""
-        return registry.load(self.method).paper
-
-    @cached_property
-    def domains(self) -> tuple[str, str]:
-        """Short names of the source and the target."""
-        origins = (PurePath(self.record["data"][side]["origin"]) for side in ("source", "target"))
-        source, target = (
-            origin.stem if origin.suffix in (".csv", ".txt", ".npz") else origin.name for origin in origins
-        )
-        return source, target
-
-    @property
-    def classes(self) -> list[str]:
-        """K names."""
-        return list(self.record["model"]["classes"])
-
-    @cached_property
-    def predicted(self) -> Indices:
-        """The predicted class of each item, (N,)."""
-        predicted: Indices = self.after.argmax(1)
-        return predicted
-
-    @cached_property
-    def predicted_before(self) -> Indices | None:
-        """The same by source-only."""
-        return None if self.before is None else self.before.argmax(1)
-
-    @cached_property
-    def confidence(self) -> npt.NDArray[np.float64]:
-        """The probability of the predicted class, (N,)."""
-        confidence: npt.NDArray[np.float64] = self.after.max(1)
-        return confidence
-
-    def counts(self, predicted: Indices) -> list[int]:
-        """How many of the predictions are of each class."""
-        counts: list[int] = np.bincount(predicted, minlength=len(self.classes)).tolist()
-        return counts
-
-    @property
-    def tested(self) -> bool:
-        """Whether it was measured on images that are not the target's."""
-        return self.record["data"].get("test") is not None
-
-    @cached_property
-    def scores(self) -> Scores | None:
-        """The comparison with the target's labels, if it has any."""
-        scores = self.record["scores"]
-        return Scores.from_dict(scores) if scores else None
-
-    @cached_property
-    def scores_before(self) -> Scores | None:
-        """The same of source-only."""
-        compare = self.record.get("compare") or {}
-        return Scores.from_dict(compare["scores"]) if compare.get("scores") else None
-
-
-def _rows(path: Path) -> Iterator[list[str]]:
-    """The rows of a CSV that a run wrote, below its heading."""
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = csv.reader(file)
-        next(rows)
-        yield from rows
-
-
-# --- the data ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Data:
-    """The data of a run, read anew.
-
-    Attributes:
-        source: The source, with images that may be broken.
-        target: The target's items, in the order of the predictions.
-        answers: (N,) positions in the classes, -1 where unknown; None where the run was not scored on the target.
-    """
-
-    source: LabelledDomain
-    target: Domain
-    answers: Indices | None
-
-    @property
-    def pictured(self) -> bool:
-        """Whether the items can be looked at."""
-        return self.target.kind != "vectors"
-
-
-def read_data(run: Run, left_out: list[str]) -> Data | None:
-    """The data of a run; None, and a sentence, where they are no longer what they were."""
-    settings = run.record["settings"]
-    what = "Without the data there are no images, no embedding and no maps of what the model looks at"
-    try:
-        place = _place(run, settings["target"])
-        source, target = read_source(_place(run, settings["source"])), read_target(place)
-        if (kept := _positions(run.names, target.names)) is None or tuple(source.classes) != tuple(run.classes):
-            raise DataError(f"{settings['target']} or {settings['source']} has changed since the run.")
-        target = target.select(kept)
-        answers = None
-        if run.scores is not None and not run.tested:
-            found = read_answers(place, target, run.classes, allow_mismatch=True)
-            answers = found.labels if found is not None else None
-    except AcclimateError as error:
-        left_out.append(f"{what}: {error}")
-        return None
-    if target.fingerprint() != run.record["data"]["target"]["fingerprint"]:
-        left_out.append("The target's files have other places or times than in the run: the images are those of now.")
-    return Data(source, target, answers)
-
-
-def _place(run: Run, path: str) -> Path:
-    """Where a path of the settings leads from the folder that the run was started in, or else from this one."""
-    place = Path(run.record["data"].get("paths_start_from", ""), path)
-    return place if place.exists() or place.parent.is_file() else Path(path)  # a part of an .npz lies below a file
-
-
-def _positions(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
-    """Where `names`, a part of `among` in the same order, stand in it; None if they are no such part."""
-    listed = iter(enumerate(among))
-    found = (next((i for i, other in listed if other == name), None) for name in names)
-    positions = [i for i in found if i is not None]
-    return positions if len(positions) == len(names) else None
-
-
-# --- what takes the model or the images ----------------------------------------------------------------------------
 
 
 def exhibits(run: Run, data: Data | None, left_out: list[str], track: Track) -> Section:
@@ -262,13 +69,13 @@ def _masks(model: Model) -> Section | None:
     found = model.method.masks()
     if not found:
         return None
-    masks, overlaps = analysis.compare_masks(found)
+    masks, overlaps = compare_masks(found)
     return {"masks": masks, "overlaps": overlaps}
 
 
 def _embedding(run: Run, data: Data, model: Model, before: Model | None, track: Track) -> Section:
     """Both domains in a plane, before and after adaptation, with the images under the pointer."""
-    i_s, i_t = analysis.sample(len(data.source), POINTS), analysis.sample(len(data.target), POINTS)
+    i_s, i_t = sample(len(data.source), POINTS), sample(len(data.target), POINTS)
     if data.pictured:
         i_s = i_s[without_broken(data.source.domain.select(i_s))[0]]
     source, target = data.source.domain.select(i_s), data.target.select(i_t)
@@ -313,25 +120,25 @@ def _plots(run: Run, model: Model, before: Model | None, source: Domain, target:
         old_s, old_t = (before.inputs(domain, track=track) for domain in (source, target))
         found.append(("Source-only", *_both_features(before, old_s, old_t)))
     elif model.method.net.level != "image":
-        found.append(("Before training", analysis.frozen_features(x_s), analysis.frozen_features(x_t)))
+        found.append(("Before training", frozen_features(x_s), frozen_features(x_t)))
     adapted = "Trained on the source" if run.method == BASELINE else f"Adapted by {run.method}"
     found.append((adapted, *_both_features(model, x_s, x_t)))
     plots = []
     for title, f_s, f_t in track(found, "Embedding", len(found)):
-        places = np.concatenate(analysis.tsne(f_s, f_t))
+        places = np.concatenate(tsne(f_s, f_t))
         plots.append(
             {
                 "title": title,
-                "a_distance": analysis.a_distance(f_s, f_t) if min(len(f_s), len(f_t)) > 1 else None,
+                "a_distance": a_distance(f_s, f_t) if min(len(f_s), len(f_t)) > 1 else None,
                 "places": np.rint(MARGIN + (SCALE - 2 * MARGIN) * places).astype(int).tolist(),
             }
         )
     return plots
 
 
-def _both_features(model: Model, x_s: Inputs, x_t: Inputs) -> tuple[analysis.Array, analysis.Array]:
-    f_s = analysis.features(model.method, x_s, "source", device=model.device)
-    return f_s, analysis.features(model.method, x_t, "target", device=model.device)
+def _both_features(model: Model, x_s: Inputs, x_t: Inputs) -> tuple[Array, Array]:
+    f_s = features(model.method, x_s, "source", device=model.device)
+    return f_s, features(model.method, x_t, "target", device=model.device)
 
 
 def _galleries(run: Run, data: Data) -> list[Section]:
@@ -397,10 +204,10 @@ def _looks(run: Run, data: Data, model: Model, before: Model | None) -> Section 
     x = ImageInputs(data.target.select(positions), preprocess, memory=0).batch(np.arange(len(positions)), None)
     layers: list[tuple[str, npt.NDArray[np.float64], Indices | None]] = []
     for title, one in (("source-only", before), (run.method, model)):
-        found = analysis.class_activation(one, x) if one is not None else None
+        found = saliency.class_activation(one, x) if one is not None else None
         if found is not None:
             layers.append((title, *found))
-    for name, weights in analysis.attention_maps(model, x).items():
+    for name, weights in saliency.attention_maps(model, x).items():
         layers.append((f"attention: {name}", _spread(weights), None))
     if not layers:
         return None
@@ -426,9 +233,6 @@ def _spread(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     low, high = weights.min((1, 2), keepdims=True), weights.max((1, 2), keepdims=True)
     spread: npt.NDArray[np.float64] = (weights - low) / np.maximum(high - low, 1e-12)
     return spread
-
-
-# --- images --------------------------------------------------------------------------------------------------------
 
 
 def _square(domain: Domain, i: int, side: int) -> Image.Image:

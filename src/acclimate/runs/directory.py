@@ -12,7 +12,8 @@ from typing import Any
 from safetensors import SafetensorError
 
 from acclimate.errors import DataError
-from acclimate.reporting import RUN_FILES, write_json
+from acclimate.files import write_json
+from acclimate.runs.files import RUN_FILES
 from acclimate.runs.trackers import FOLDERS
 from acclimate.training import Checkpoint
 

@@ -1,0 +1,94 @@
+"""Figures: means, deviations and paired differences of what runs measured."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import stdtrit
+
+Figures: TypeAlias = npt.NDArray[np.float64]
+
+
+class Figure(NamedTuple):
+    """A cell with a number.
+
+    Attributes:
+        mean: Over the runs that there are; None without any.
+        std: Over the runs, with n - 1; None for fewer than two.
+        missing: How many runs are not there.
+        digits: Decimals.
+        computed: Whether a published figure is not printed, but follows from printed ones.
+    """
+
+    mean: float | None
+    std: float | None = None
+    missing: int = 0
+    digits: int = 1
+    computed: bool = False
+
+    def __str__(self) -> str:
+        missing = f"{self.missing} missing" if self.missing else ""
+        if self.mean is None:
+            return missing or "-"
+        spread = f" ± {self.std:.{self.digits}f}" if self.std is not None else ""
+        return f"{self.mean:.{self.digits}f}{'*' * self.computed}{spread}" + (f" ({missing})" if missing else "")
+
+
+def figure(values: Figures, digits: int = 1) -> Figure:
+    """Mean and standard deviation of the values (n,) that are there; NaN stands for one that is not."""
+    known = values[~np.isnan(values)]
+    return Figure(
+        float(known.mean()) if known.size else None,
+        float(known.std(ddof=1)) if known.size > 1 else None,
+        int(values.size - known.size),
+        digits,
+    )
+
+
+def average(values: Figures, digits: int = 1) -> Figure:
+    """Of values (tasks, seeds): the mean over the tasks, and its deviation over the seeds; none with gaps."""
+    missing = int(np.isnan(values).sum())
+    return Figure(None, None, missing, digits) if missing else figure(values.mean(0), digits)
+
+
+class Difference(NamedTuple):
+    """A paired comparison of two rows.
+
+    Attributes:
+        mean: Of the differences, over tasks of the means over seeds.
+        half: Half the width of its 95 % interval; None where there is nothing to estimate it from.
+        better: Pairs in which the first is above the second.
+        pairs: Pairs of runs of one task and seed.
+        missing: Pairs of which a run is missing.
+    """
+
+    mean: float
+    half: float | None
+    better: int
+    pairs: int
+    missing: int
+
+
+def difference(a: Figures, b: Figures) -> Difference | None:
+    """Compare values (tasks, seeds) of two rows, paired by task and seed; None if they have no pair.
+
+    The interval is Student's over the tasks, each counted with its mean over the seeds, so that it tells what to expect
+    on other tasks of the kind; where there is one task, it is over the seeds, and tells of other seeds alone.
+    """
+    d = a - b
+    there = ~np.isnan(d)
+    if not there.any():
+        return None
+    per_task = np.array([row[known].mean() for row, known in zip(d, there, strict=True) if known.any()])
+    units = per_task if len(d) > 1 else d[there]
+    half = t_975(len(units) - 1) * units.std(ddof=1) / math.sqrt(len(units)) if len(units) > 1 else None
+    pairs = int(there.sum())
+    return Difference(float(per_task.mean()), half, int((d[there] > 0).sum()), pairs, d.size - pairs)
+
+
+def t_975(degrees: int) -> float:
+    """Student's t at 0.975, with three decimals."""
+    return round(float(stdtrit(degrees, 0.975)), 3)

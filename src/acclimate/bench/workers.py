@@ -1,0 +1,127 @@
+"""Making runs: one after the other, or side by side in processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from multiprocessing import connection, get_context, parent_process
+from typing import Any
+
+import torch
+
+from acclimate.bench.plan import PlannedRun, Tasks
+from acclimate.errors import AcclimateError
+from acclimate.files import locked, write_json
+from acclimate.runs import fit
+from acclimate.screen import Screen
+
+
+class Maker:
+    """Makes runs, one after the other."""
+
+    def __init__(self, tasks: Tasks, screen: Screen, keep_models: bool) -> None:
+        self.tasks = tasks
+        self.screen = screen
+        self.keep_models = keep_models
+
+    def make(self, wanted: PlannedRun, *, wait: bool) -> bool:
+        """Make a run; False if another process is making it, unless that is waited for."""
+        wanted.folder.mkdir(parents=True, exist_ok=True)
+        with locked(wanted.folder / "lock", wait=wait) as mine:
+            if mine:
+                try:
+                    fit.run(wanted.settings, self.tasks.of(wanted.settings), wanted.folder, self.screen)
+                except Exception as error:  # whatever it is, the other runs go on
+                    fail(wanted, _sentence(error))
+                else:
+                    (wanted.folder / "failed.json").unlink(missing_ok=True)
+                    if not self.keep_models:
+                        (wanted.folder / "model.safetensors").unlink(missing_ok=True)
+        return mine
+
+
+def fail(wanted: PlannedRun, sentence: str) -> None:
+    """Note in a run's folder why it failed."""
+    wanted.folder.mkdir(parents=True, exist_ok=True)
+    write_json(wanted.folder / "failed.json", {"error": sentence})
+
+
+def _sentence(error: Exception) -> str:
+    lines = str(error).splitlines() or [""]
+    return lines[0] if isinstance(error, AcclimateError) else f"{type(error).__name__}: {lines[0]}"
+
+
+def in_turn(runs: Iterable[PlannedRun], maker: Maker) -> Iterator[PlannedRun]:
+    """Make runs in this process; those that another is making are waited for at the end."""
+    busy = []
+    for wanted in runs:
+        if maker.make(wanted, wait=False):
+            yield wanted
+        else:
+            busy.append(wanted)
+    for wanted in busy:
+        maker.make(wanted, wait=True)
+        yield wanted
+
+
+def side_by_side(runs: Iterable[PlannedRun], jobs: int, threads: int, keep_models: bool) -> Iterator[PlannedRun]:
+    """Make runs in several processes. One that dies fails its run and no other."""
+    context = get_context("spawn")
+    waiting = deque((wanted, False) for wanted in runs)
+    idle: list[tuple[Any, Any]] = []
+    working: dict[Any, tuple[Any, PlannedRun]] = {}
+    try:
+        while waiting or working:
+            while waiting and len(working) < jobs:
+                free, process = idle.pop() if idle else _worker(context, threads, keep_models)
+                wanted, wait = waiting.popleft()
+                working[free] = process, wanted
+                free.send((wanted, wait))
+            for ready in connection.wait(list(working)):
+                pipe: Any = ready
+                process, wanted = working.pop(pipe)
+                try:
+                    made = pipe.recv()
+                    idle.append((pipe, process))
+                except (EOFError, ConnectionError):
+                    process.join()
+                    fail(wanted, f"Its process ended with exit code {process.exitcode}.")
+                    made = True
+                if made:
+                    yield wanted
+                else:
+                    waiting.append((wanted, True))
+    finally:
+        for process in [process for process, _ in working.values()] + [process for _, process in idle]:
+            process.terminate()
+            process.join()
+
+
+def _worker(context: Any, threads: int, keep_models: bool) -> tuple[Any, Any]:
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, threads, keep_models), daemon=True)
+    process.start()
+    theirs.close()  # so that its end is seen here
+    return ours, process
+
+
+def _serve(pipe: connection.Connection, threads: int, keep_models: bool) -> None:
+    """The life of a worker: make the runs that come, and end with the bench."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the bench is interrupted, and ends its workers
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    screen = Screen(quiet=True)
+    maker = Maker(Tasks(screen), screen, keep_models)
+    while True:
+        wanted, wait = pipe.recv()
+        pipe.send(maker.make(wanted, wait=wait))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+    os._exit(1)

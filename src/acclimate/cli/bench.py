@@ -1,0 +1,176 @@
+"""The commands that compare: bench and table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from acclimate.cli.command import Debug, Json, Quiet, run_command
+from acclimate.errors import OptionError
+
+if TYPE_CHECKING:
+    from acclimate.bench.tables import Sheet
+    from acclimate.screen import Screen
+
+
+def bench(
+    out: Annotated[Path, typer.Option(help="The folder for the runs and records.jsonl.", rich_help_panel="Grid")],
+    grid: Annotated[
+        str | None, typer.Argument(metavar="[GRID]", help="A grid's .toml file, or the name of a paper's table.")
+    ] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Without a grid: the benchmark.", rich_help_panel="Grid")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(help="The folder that the domains lie in.", rich_help_panel="Grid")
+    ] = None,
+    methods_: Annotated[
+        str | None,
+        typer.Option("--methods", help="Take these rows alone, with commas between.", rich_help_panel="Grid"),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Take these tasks alone: SOURCE-TARGET,...", rich_help_panel="Grid")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Take these seeds, such as 0,1,2.", rich_help_panel="Grid")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of training.", rich_help_panel="Every run")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images a step from each domain.", rich_help_panel="Every run")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of new layers.", rich_help_panel="Every run")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="paper, tll or constant, as in fit.", rich_help_panel="Every run")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="The network.", rich_help_panel="Every run")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="A file of weights for the network.", rich_help_panel="Every run")
+    ] = None,
+    tune: Annotated[
+        str | None, typer.Option(help="auto, head, top or all, as in fit.", rich_help_panel="Every run")
+    ] = None,
+    bottleneck: Annotated[
+        int | None,
+        typer.Option(help="Length of the feature; 0: the backbone's own.", rich_help_panel="Every run"),
+    ] = None,
+    augment: Annotated[str | None, typer.Option(help="Random views, as in fit.", rich_help_panel="Every run")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.", rich_help_panel="Machine")] = None,
+    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", rich_help_panel="Machine")] = None,
+    cache_precision: Annotated[
+        str | None, typer.Option(help="fp16, bf16 or fp32, as in fit.", rich_help_panel="Machine")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at the same time.", rich_help_panel="Machine")] = 1,
+    threads: Annotated[
+        int,
+        typer.Option(help="Threads of a run; runs with equally many end with equal bits.", rich_help_panel="Machine"),
+    ] = 1,
+    keep_models: Annotated[
+        bool, typer.Option("--keep-models", help="Keep the models' weights.", rich_help_panel="Machine")
+    ] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Run a grid: every row on every task with every seed.
+
+    The same command goes on where it was interrupted, and never repeats a finished run.
+    """
+
+    def work(screen: Screen) -> None:
+        from acclimate.bench import board, runner, tables
+        from acclimate.bench import grid as grids
+
+        overrides = {
+            "steps": steps,
+            "batch_size": batch_size,
+            "lr": lr,
+            "schedule": schedule,
+            "backbone": backbone,
+            "weights": weights,
+            "tune": tune,
+            "bottleneck": bottleneck,
+            "augment": augment,
+            "device": device,
+            "precision": precision,
+            "cache_precision": cache_precision,
+        }
+        made = grids.grid_of(
+            grid,
+            benchmark=benchmark,
+            root=root,
+            only=_listed(methods_),
+            tasks=_listed(tasks),
+            seeds=_seeds(seeds),
+            overrides={name: value for name, value in overrides.items() if value is not None},
+        )
+        records = runner.bench(made, out, screen, jobs=jobs, threads=threads, keep_models=keep_models)
+        _show_sheets(tables.sheets(records), screen)
+        screen.show_json(board.summary(records, out))
+        board.check(records, out)
+
+    run_command(work, json=json, quiet=quiet, debug=debug, goes_on="the same command goes on where it stopped")
+
+
+def table(
+    records: Annotated[
+        list[Path], typer.Argument(metavar="BENCH...", help="Folders that bench wrote with --out, or their records.")
+    ],
+    form: Annotated[
+        Literal["terminal", "markdown", "latex", "csv"], typer.Option("--format", help="How it is written.")
+    ] = "terminal",
+    metric: Annotated[
+        Literal["accuracy", "mean-per-class", "both", "domain-error"] | None,
+        typer.Option(help="Default: what the benchmark's tables report, and both where that is the mean per class."),
+    ] = None,
+    published: Annotated[
+        str | None, typer.Option(help="Put a paper's table beside: wemnet-table1, ..., tada-table2, digits.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(help="The row that the others are compared with. Default: source-only.")
+    ] = None,
+    oracle: Annotated[
+        bool, typer.Option("--oracle", help="The best step by the target's labels; no record holds it.")
+    ] = False,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Make tables of benches: rows by tasks, mean and deviation over seeds, beside what is published."""
+
+    def work(screen: Screen) -> None:
+        from acclimate.bench import formats, tables
+        from acclimate.bench.records import read_records
+
+        if oracle:
+            raise OptionError(
+                "The records hold the last step alone, because choosing a step by the target's labels would use them: "
+                "leave out --oracle."
+            )
+        name = metric.replace("-", "_") if metric else None
+        sheets = tables.sheets(read_records(records), metric=name, published=published, baseline=baseline)
+        if json:
+            screen.show_json([tables.as_dict(sheet) for sheet in sheets])
+        elif form == "terminal":
+            _show_sheets(sheets, screen)
+        else:
+            typer.echo(formats.FORMATS[form](sheets), nl=False)
+
+    run_command(work, json=json, quiet=False, debug=debug)
+
+
+def _show_sheets(sheets: Iterable[Sheet], screen: Screen) -> None:
+    from acclimate.cli.show import show_table
+
+    for sheet in sheets:
+        show_table(screen, sheet.title, sheet.headings, sheet.rows, " ".join(sheet.notes))
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _seeds(text: str | None) -> list[int]:
+    try:
+        return [int(part) for part in _listed(text)]
+    except ValueError:
+        raise OptionError(f"--seeds takes whole numbers with commas between, not {text!r}.") from None

@@ -1,0 +1,131 @@
+"""The commands that look things up: methods, backbones and data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from acclimate.cli.command import Debug, Json, Quiet, run_command
+from acclimate.errors import DataError, OptionError
+from acclimate.methods import options, registry
+
+if TYPE_CHECKING:
+    from acclimate.screen import Screen
+
+
+def list_methods(
+    name: Annotated[str | None, typer.Argument(help="Show this method's description and options.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the methods, or describe one."""
+
+    def work(screen: Screen) -> None:
+        from acclimate.cli.show import show_method, show_methods
+
+        described = [options.describe(n) for n in ([name] if name else registry.names())]
+        if json:
+            screen.show_json(described)
+        elif name:
+            show_method(screen, described[0])
+        else:
+            show_methods(screen, described)
+
+    run_command(work, json=json, quiet=False, debug=debug)
+
+
+def backbones(
+    pattern: Annotated[str, typer.Argument(help="A part of the name, for example resnet50.")] = "",
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the backbones; without a part of a name, only those that need no download."""
+
+    def work(screen: Screen) -> None:
+        from acclimate.cli.show import show_backbones
+        from acclimate.networks.backbones import list_backbones
+
+        found = list_backbones(pattern)
+        if not found:
+            raise OptionError(f"No backbone has {pattern!r} in its name: acclimate backbones resnet lists the ResNets.")
+        shown = found if pattern else [info for info in found if not info.downloads]
+        show_backbones(screen, shown)
+        if not pattern:
+            screen.say(f"{len(found) - len(shown):,} more are timm's: acclimate backbones PATTERN finds them by name.")
+
+    run_command(work, json=json, quiet=False, debug=debug)
+
+
+data_app = typer.Typer(help="Find, check and fetch the benchmarks of the field.", no_args_is_help=True)
+
+BenchmarkName = Annotated[str, typer.Argument(metavar="BENCHMARK", help="Its name; acclimate data list lists them.")]
+
+
+@data_app.command("list")
+def data_list(
+    name: Annotated[str | None, typer.Argument(metavar="BENCHMARK", help="Show what is known of this one.")] = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List the benchmarks, or describe one."""
+
+    def work(screen: Screen) -> None:
+        from acclimate.cli.show import show_benchmark, show_benchmarks
+        from acclimate.datasets import catalogue
+
+        if name:
+            show_benchmark(screen, catalogue.describe(catalogue.load(name)))
+        else:
+            show_benchmarks(screen, [catalogue.describe(catalogue.load(n)) for n in catalogue.names()])
+
+    run_command(work, json=json, quiet=False, debug=debug)
+
+
+@data_app.command("check")
+def data_check(
+    benchmark: BenchmarkName,
+    root: Annotated[Path, typer.Option(help="The folder that holds it, as unpacked or as you have it.")],
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Count a benchmark's images and compare them with what is published, opening none.
+
+    The exit code is 0 if what is there is as published, even if domains are missing, and 2 if it is not or if no task
+    can be run.
+    """
+
+    def work(screen: Screen) -> None:
+        from acclimate.cli.show import show_check
+        from acclimate.datasets import catalogue
+        from acclimate.datasets.check import check
+
+        report = check(catalogue.load(benchmark), root)
+        show_check(screen, report.as_dict())
+        if verdict := report.verdict():
+            raise DataError(verdict)
+
+    run_command(work, json=json, quiet=False, debug=debug)
+
+
+@data_app.command("get")
+def data_get(
+    benchmark: BenchmarkName,
+    root: Annotated[Path, typer.Option(help="The folder to put it into.")],
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Fetch what a benchmark publishes under direct links, and leave out what is there already."""
+
+    def work(screen: Screen) -> None:
+        from acclimate.datasets import catalogue, download
+
+        wanted = catalogue.load(benchmark)
+        made = download.get(wanted, root, screen.track)
+        terms = wanted.licence or f"see {wanted.page}"
+        screen.say(f"{len(made)} of {len(wanted.downloads)} parts were fetched into {root}. Terms of use: {terms}.")
+        screen.show_json({"benchmark": wanted.name, "fetched": [str(path) for path in made]})
+
+    run_command(work, json=json, quiet=quiet, debug=debug, goes_on="the same command goes on where it stopped")

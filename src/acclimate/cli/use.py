@@ -1,0 +1,90 @@
+"""The commands that use a run: predict, evaluate and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from acclimate.cli.command import DATA_FORMS, Debug, Device, Json, Quiet, RunFolder, run_command
+
+if TYPE_CHECKING:
+    from acclimate.screen import Screen
+
+
+def predict(
+    run: RunFolder,
+    data: Annotated[str, typer.Argument(metavar="DATA", help=f"The images: a folder, or {DATA_FORMS}.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write: path, predicted, confidence, one column a class.")],
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Classify images with a model that fit has made."""
+
+    def work(screen: Screen) -> None:
+        from acclimate.runs import use
+
+        result = use.predict_images(run, data, out, screen, device=device)
+        screen.say(f"{result['items']:,} predictions are in {out}.")
+        screen.show_json(result)
+
+    run_command(work, json=json, quiet=quiet, debug=debug)
+
+
+def evaluate(
+    run: RunFolder,
+    data: Annotated[str, typer.Argument(metavar="LABELLED", help=f"Labelled images: {DATA_FORMS}.")],
+    allow_class_mismatch: Annotated[
+        bool, typer.Option("--allow-class-mismatch", help="Score the classes that the model and the data share.")
+    ] = False,
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a model on labelled images."""
+
+    def work(screen: Screen) -> None:
+        from acclimate.cli.show import show_scores
+        from acclimate.runs import use
+
+        name, scores = use.evaluate_images(run, data, screen, device=device, allow_mismatch=allow_class_mismatch)
+        show_scores(screen, {name: scores})
+        screen.show_json(scores.as_dict())
+
+    run_command(work, json=json, quiet=quiet, debug=debug)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that fit or bench wrote with --out.")],
+    out: Annotated[Path | None, typer.Option(help="The file to write; RUN/report.html if none is named.")] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write the report of a run or a bench: one HTML file with its figures, images and what the model looks at.
+
+    The images are read anew from where the run found them; what cannot be shown without them is left out.
+    """
+
+    def work(screen: Screen) -> None:
+        from acclimate.bench import records as tables
+        from acclimate.report import bench as bench_report
+        from acclimate.report import page
+
+        if (run / "records.jsonl").exists():
+            written = bench_report.write_bench(tables.read_records([run]), out or run / "report.html")
+        else:
+            written = page.write(run, out, track=screen.track)
+        for sentence in written.left_out:
+            screen.warn(sentence)
+        screen.say(f"The report is {written.path}, {written.size / 1e6:.1f} MB.")
+        screen.show_json({"report": str(written.path), "bytes": written.size, "left_out": written.left_out})
+        if open_:
+            typer.launch(written.path.absolute().as_uri())
+
+    run_command(work, json=json, quiet=quiet, debug=debug)

@@ -1,0 +1,82 @@
+"""What a trained method says of all samples of a domain."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from acclimate.errors import DivergedError
+from acclimate.evaluation.scores import Probabilities, domain_error
+from acclimate.methods.base import evaluation_mode
+from acclimate.progress import Track, silent
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from acclimate.data.inputs import Inputs
+    from acclimate.methods.base import Method
+
+
+def predict(
+    method: Method,
+    inputs: Inputs,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    track: Track = silent,
+) -> Probabilities:
+    """The class probabilities (N, K) of all inputs, un-augmented, in evaluation mode.
+
+    Raises:
+        DivergedError: The method's logits are not finite.
+    """
+    with evaluation_mode(method):
+        batches = _batches(inputs, batch_size, device, track, "Predicting")
+        probabilities = [method.predict(x).cpu().double().softmax(1).numpy() for x in batches]
+    if not all(np.isfinite(p).all() for p in probabilities):
+        raise DivergedError("The method's predictions are not finite; train again with a smaller learning rate (--lr).")
+    return np.concatenate(probabilities)
+
+
+def domain_errors(
+    method: Method,
+    source: Inputs,
+    target: Inputs,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    track: Track = silent,
+) -> dict[str, dict[str, float]]:
+    """The domain error of each feature that the method's discriminators read, un-augmented, in evaluation mode.
+
+    Returns:
+        By feature, as in `Method.domain_logits`: the error on the "source" and on the "target". Empty when the
+        method has no discriminator.
+    """
+    errors: dict[str, dict[str, float]] = defaultdict(dict)
+    with evaluation_mode(method):
+        for domain, inputs in {"source": source, "target": target}.items():
+            scores: dict[str, list[npt.NDArray[np.float64]]] = defaultdict(list)
+            for x in _batches(inputs, batch_size, device, track, f"Domain error of the {domain}"):
+                logits = method.domain_logits(x)
+                if not logits:
+                    return {}
+                for feature, z in logits.items():
+                    scores[feature].append(z.cpu().double().sigmoid().numpy())
+            for feature, batches in scores.items():
+                errors[feature][domain] = domain_error(batches)
+    return dict(errors)
+
+
+def _batches(
+    inputs: Inputs, batch_size: int, device: torch.device | str, track: Track, description: str
+) -> Iterator[Tensor]:
+    index = np.arange(len(inputs))
+    parts = [index[start : start + batch_size] for start in range(0, len(index), batch_size)]
+    for part in track(parts, description, len(parts)):
+        yield inputs.batch(part, None).to(device)

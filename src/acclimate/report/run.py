@@ -1,0 +1,198 @@
+"""A run as its report sees it: what its folder says, and its data read anew."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from acclimate.data.domain import Domain, Indices, LabelledDomain
+from acclimate.data.read import read_source, read_target
+from acclimate.errors import AcclimateError, DataError
+from acclimate.evaluation.answers import read_answers
+from acclimate.evaluation.scores import Probabilities, Scores
+from acclimate.methods import registry
+from acclimate.runs.files import MetricsLog, read_probabilities
+
+BASELINE = "source_only"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a run directory says, without the data and the model.
+
+    Attributes:
+        folder: The run directory.
+        record: The content of record.json.
+        names: N names of the target's items.
+        after: Their class probabilities (N, K).
+        before: The same from source-only, where the run was compared with it.
+        metrics: The lines of metrics.jsonl.
+        skipped: Names and reasons of the images that were left out.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    names: tuple[str, ...]
+    after: Probabilities
+    before: Probabilities | None
+    metrics: list[dict[str, Any]]
+    skipped: list[tuple[str, str]]
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """Read a run directory.
+
+        Raises:
+            DataError: It holds no finished run, or a damaged one.
+        """
+        try:
+            record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+            compared = record["settings"]["method"] != BASELINE and record.get("compare")
+            return cls(
+                folder,
+                record,
+                tuple(row[0] for row in rows(folder / "predictions.csv")),
+                read_probabilities(folder / "predictions.csv"),
+                read_probabilities(folder / BASELINE / "predictions.csv") if compared else None,
+                MetricsLog(folder / "metrics.jsonl").read(),
+                [(row[0], row[1]) for row in rows(folder / "skipped.csv")],
+            )
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(f"{folder} holds no finished run: name the folder that a fit wrote with --out.") from error
+        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+            raise DataError(f"The run in {folder} is damaged: make it again with --overwrite.") from error
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.record["settings"]["method"])
+
+    @property
+    def paper(self) -> str:
+        """What the method comes from."""
+        return registry.load(self.method).paper
+
+    @cached_property
+    def domains(self) -> tuple[str, str]:
+        """Short names of the source and the target."""
+        origins = (PurePath(self.record["data"][side]["origin"]) for side in ("source", "target"))
+        source, target = (
+            origin.stem if origin.suffix in (".csv", ".txt", ".npz") else origin.name for origin in origins
+        )
+        return source, target
+
+    @property
+    def classes(self) -> list[str]:
+        """K names."""
+        return list(self.record["model"]["classes"])
+
+    @cached_property
+    def predicted(self) -> Indices:
+        """The predicted class of each item, (N,)."""
+        predicted: Indices = self.after.argmax(1)
+        return predicted
+
+    @cached_property
+    def predicted_before(self) -> Indices | None:
+        """The same by source-only."""
+        return None if self.before is None else self.before.argmax(1)
+
+    @cached_property
+    def confidence(self) -> npt.NDArray[np.float64]:
+        """The probability of the predicted class, (N,)."""
+        confidence: npt.NDArray[np.float64] = self.after.max(1)
+        return confidence
+
+    def counts(self, predicted: Indices) -> list[int]:
+        """How many of the predictions are of each class."""
+        counts: list[int] = np.bincount(predicted, minlength=len(self.classes)).tolist()
+        return counts
+
+    @property
+    def tested(self) -> bool:
+        """Whether it was measured on images that are not the target's."""
+        return self.record["data"].get("test") is not None
+
+    @cached_property
+    def scores(self) -> Scores | None:
+        """The comparison with the target's labels, if it has any."""
+        scores = self.record["scores"]
+        return Scores.from_dict(scores) if scores else None
+
+    @cached_property
+    def scores_before(self) -> Scores | None:
+        """The same of source-only."""
+        compare = self.record.get("compare") or {}
+        return Scores.from_dict(compare["scores"]) if compare.get("scores") else None
+
+
+def rows(path: Path) -> Iterator[list[str]]:
+    """The rows of a CSV that a run wrote, below its heading."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = csv.reader(file)
+        next(rows)
+        yield from rows
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """The data of a run, read anew.
+
+    Attributes:
+        source: The source, with images that may be broken.
+        target: The target's items, in the order of the predictions.
+        answers: (N,) positions in the classes, -1 where unknown; None where the run was not scored on the target.
+    """
+
+    source: LabelledDomain
+    target: Domain
+    answers: Indices | None
+
+    @property
+    def pictured(self) -> bool:
+        """Whether the items can be looked at."""
+        return self.target.kind != "vectors"
+
+
+def read_data(run: Run, left_out: list[str]) -> Data | None:
+    """The data of a run; None, and a sentence, where they are no longer what they were."""
+    settings = run.record["settings"]
+    what = "Without the data there are no images, no embedding and no maps of what the model looks at"
+    try:
+        place = _place(run, settings["target"])
+        source, target = read_source(_place(run, settings["source"])), read_target(place)
+        if (kept := _positions(run.names, target.names)) is None or tuple(source.classes) != tuple(run.classes):
+            raise DataError(f"{settings['target']} or {settings['source']} has changed since the run.")
+        target = target.select(kept)
+        answers = None
+        if run.scores is not None and not run.tested:
+            found = read_answers(place, target, run.classes, allow_mismatch=True)
+            answers = found.labels if found is not None else None
+    except AcclimateError as error:
+        left_out.append(f"{what}: {error}")
+        return None
+    if target.fingerprint() != run.record["data"]["target"]["fingerprint"]:
+        left_out.append("The target's files have other places or times than in the run: the images are those of now.")
+    return Data(source, target, answers)
+
+
+def _place(run: Run, path: str) -> Path:
+    """Where a path of the settings leads from the folder that the run was started in, or else from this one."""
+    place = Path(run.record["data"].get("paths_start_from", ""), path)
+    return place if place.exists() or place.parent.is_file() else Path(path)  # a part of an .npz lies below a file
+
+
+def _positions(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
+    """Where `names`, a part of `among` in the same order, stand in it; None if they are no such part."""
+    listed = iter(enumerate(among))
+    found = (next((i for i, other in listed if other == name), None) for name in names)
+    positions = [i for i in found if i is not None]
+    return positions if len(positions) == len(names) else None

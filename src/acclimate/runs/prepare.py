@@ -1,0 +1,95 @@
+"""Before training: the model, and what it is trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from acclimate.choices import Augment, Tune, View
+from acclimate.data.batches import Pair
+from acclimate.data.inputs import Inputs
+from acclimate.errors import OptionError
+from acclimate.machine import fast_bf16
+from acclimate.model import Model, ModelSpec
+from acclimate.networks.backbone import Backbone
+from acclimate.networks.backbones import load_backbone
+from acclimate.progress import Track
+from acclimate.runs.task import Task
+from acclimate.settings import Settings
+
+
+def prepare(settings: Settings, task: Task, device: torch.device, track: Track) -> tuple[Model, Pair, Inputs]:
+    """The model before training, what it is trained on, and the target as evaluation sees it."""
+    torch.manual_seed(settings.seed)  # a network from scratch draws its weights here
+    backbone = None
+    if task.source.domain.kind != "vectors":
+        weights = Path(settings.weights) if settings.weights else None
+        backbone = load_backbone(settings.backbone, weights=weights)
+    setup = resolve(settings, task, backbone, device)
+    torch.manual_seed(settings.seed)
+    model = Model(setup, backbone, device)
+    augment = _augment(settings, setup.tune, backbone)
+    views: tuple[View, ...] = ("plain", "flip") if augment == "flip" else ("plain",)
+    source, target = (
+        model.inputs(domain, views=views, augment=augment, images=settings.keep_images, track=track)
+        for domain in (task.source.domain, task.target)
+    )
+    pair = Pair(
+        source,
+        task.source.labels,
+        target,
+        batch_size=settings.recipe.batch_size,
+        seed=settings.seed,
+        device=device,
+        prefetch=2 if model.method.net.level == "image" else 0,
+    )
+    return model, pair, target
+
+
+def resolve(settings: Settings, task: Task, backbone: Backbone | None, device: torch.device) -> ModelSpec:
+    """The setup of the model, every "auto" decided.
+
+    Raises:
+        OptionError: The settings do not fit the backbone or the data.
+    """
+    items = task.source.domain.items
+    scratch = backbone is not None and not backbone.pretrained
+    tune: Tune
+    if settings.tune != "auto":
+        tune = settings.tune
+    elif backbone is None:
+        tune = "head"
+    else:
+        tune = "all" if scratch or device.type == "cuda" else "head"
+    if scratch and tune != "all":
+        raise OptionError(f"{settings.backbone} has no pretrained weights: use --tune all, or give --weights FILE.")
+    if backbone is None and tune != "head":
+        raise OptionError("Feature vectors have no backbone to train: use --tune head, or give images.")
+    if backbone is None and settings.weights is not None:
+        raise OptionError("Feature vectors have no backbone to load weights into: leave out --weights, or give images.")
+    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and fast_bf16(device))
+    return ModelSpec(
+        method=settings.method,
+        options=dict(settings.options),
+        classes=task.source.classes,
+        backbone=settings.backbone if backbone is not None else None,
+        vector=int(items.shape[1]) if backbone is None and not isinstance(items, tuple) else None,
+        tune=tune,
+        bottleneck=settings.bottleneck,
+        preprocess=backbone.preprocess if backbone is not None else None,
+        bf16=bf16 and backbone is not None,
+        cache_precision=settings.cache_precision,
+    )
+
+
+def _augment(settings: Settings, tune: Tune, backbone: Backbone | None) -> Augment:
+    if settings.augment == "auto":
+        return "crop+flip" if tune == "all" and backbone is not None and backbone.pretrained else "none"
+    if backbone is None and settings.augment != "none":
+        raise OptionError("Feature vectors cannot be augmented: use --augment none, or give images.")
+    if tune != "all" and settings.augment not in ("none", "flip"):
+        raise OptionError(
+            f"Cached features know no random crops: use --augment flip with --tune {tune}, or --tune all."
+        )
+    return settings.augment

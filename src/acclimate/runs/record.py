@@ -1,0 +1,77 @@
+"""The record of a run: how it was made, and its figures."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import timm
+import torch
+import torchvision
+
+from acclimate.evaluation.scores import changes
+from acclimate.runs.directory import BASELINE
+from acclimate.runs.files import MetricsLog, read_probabilities
+from acclimate.runs.task import Task
+
+
+def compared(out: Path) -> dict[str, Any]:
+    """What the method changed against the baseline whose run lies in the same folder."""
+    before = json.loads((out / BASELINE / "record.json").read_text(encoding="utf-8"))
+    change = changes(
+        read_probabilities(out / BASELINE / "predictions.csv"), read_probabilities(out / "predictions.csv")
+    )
+    compared: dict[str, Any] = {"method": BASELINE, "scores": before["scores"], "changes": change.as_dict()}
+    return compared
+
+
+def data_json(task: Task) -> dict[str, Any]:
+    """What the data were: where from, how many, and their fingerprints."""
+    source, target = task.source, task.target
+    counts = Counter(source.labels.tolist())
+    return {
+        "paths_start_from": str(Path.cwd()),
+        "source": {
+            "origin": source.domain.origin,
+            "items": len(source),
+            "classes": {name: counts[k] for k, name in enumerate(source.classes)},
+            "fingerprint": source.domain.fingerprint(),
+        },
+        "target": {
+            "origin": target.origin,
+            "items": len(target),
+            "labelled": task.answers is not None and task.test is None,
+            "fingerprint": target.fingerprint(),
+        },
+        "test": {"origin": task.test.origin, "items": len(task.test), "fingerprint": task.test.fingerprint()}
+        if task.test is not None
+        else None,
+        "skipped": len(task.skipped),
+    }
+
+
+def environment_json(device: torch.device) -> dict[str, Any]:
+    """The machine and the versions that a run was made with."""
+    libraries = (torch, torchvision, timm, np, PIL)
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        "threads": torch.get_num_threads(),
+        **{library.__name__: library.__version__ for library in libraries},
+        "sklearn": version("scikit-learn"),  # importing it takes seconds, and not every run needs it
+    }
+
+
+def terms_summary(log: MetricsLog) -> dict[str, dict[str, float]]:
+    """First, last and mean value of each term over the logged steps."""
+    rows = log.read()
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "stage", "lr", "masks"))
+    values = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: {"first": v[0], "last": v[-1], "mean": float(np.mean(v))} for name, v in values.items()}

@@ -1,0 +1,93 @@
+"""A finished run at work: predicting and measuring."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from acclimate.data.broken import without_broken
+from acclimate.data.domain import Domain
+from acclimate.data.read import read_target
+from acclimate.errors import DataError
+from acclimate.evaluation.answers import read_answers
+from acclimate.evaluation.scores import Scores, score
+from acclimate.machine import pick_device
+from acclimate.model import Model
+from acclimate.runs.files import RUN_FILES, write_predictions
+from acclimate.screen import Screen
+
+MOST_WARNINGS = 10  # of images that cannot be read, one by one
+
+
+def predict_images(run: Path, data: str, out: Path, screen: Screen, *, device: str = "auto") -> dict[str, Any]:
+    """Classify images with the model of a run, and write a CSV like the run's own predictions.csv.
+
+    Returns:
+        How many items there were, the names and reasons of those that cannot be read, how many items fell to each
+        class, and the file.
+
+    Raises:
+        DataError: There is no model, the images cannot be used, or the file cannot be written.
+    """
+    _check_table(out, run, data)
+    model = Model.load(run, pick_device(device))
+    domain, skipped = _usable(model, read_target(data), screen)
+    probabilities = model.predict(domain, screen.track)
+    try:
+        write_predictions(out, domain.names, probabilities, model.setup.classes)
+    except OSError as error:
+        raise DataError(f"The file {out} cannot be written ({error.strerror}): name another with --out.") from error
+    counts = np.bincount(probabilities.argmax(1), minlength=len(model.setup.classes))
+    return {
+        "items": len(domain),
+        "skipped": [{"path": name, "reason": reason} for name, reason in skipped],
+        "classes": dict(zip(model.setup.classes, counts.tolist(), strict=True)),
+        "out": str(out),
+    }
+
+
+def evaluate_images(
+    run: Path, data: str, screen: Screen, *, device: str = "auto", allow_mismatch: bool = False
+) -> tuple[str, Scores]:
+    """Measure the model of a run on labelled images.
+
+    Returns:
+        The method's name, and its scores.
+
+    Raises:
+        DataError: There is no model, or the images cannot be used, or have no labels.
+    """
+    model = Model.load(run, pick_device(device))
+    domain, _ = _usable(model, read_target(data), screen)
+    answers = read_answers(data, domain, model.setup.classes, allow_mismatch=allow_mismatch)
+    if answers is None:
+        raise DataError(
+            f"{data} has no labels that the model knows ({', '.join(model.setup.classes)}): put the images into "
+            "folders of these names, or use acclimate predict."
+        )
+    return model.setup.method, score(model.predict(domain, screen.track), answers, model.setup.classes)
+
+
+def _usable(model: Model, domain: Domain, screen: Screen) -> tuple[Domain, list[tuple[str, str]]]:
+    """The part of a domain that can be read, and the names and reasons of the rest."""
+    model.check(domain)
+    keep, skipped = without_broken(domain, screen.track)
+    for name, reason in skipped[:MOST_WARNINGS]:
+        screen.warn(f"{name} is left out: {reason}.")
+    if len(skipped) > MOST_WARNINGS:
+        screen.warn(f"{len(skipped) - MOST_WARNINGS:,} more images are left out; --json names them all.")
+    return domain.select(keep), skipped
+
+
+def _check_table(out: Path, run: Path, data: str) -> None:
+    """Refuse an output that cannot be written, or whose writing would destroy something, before computing anything."""
+    if out.is_dir():
+        raise DataError(f"{out} is a folder: name a file with --out, such as {out / 'predictions.csv'}.")
+    if not out.parent.is_dir():
+        raise DataError(f"The folder {out.parent} does not exist: make it, or name another file with --out.")
+    if out.exists() and any(
+        path.exists() and out.samefile(path) for path in (Path(data), *map(run.joinpath, RUN_FILES))
+    ):
+        raise DataError(f"{out} belongs to the run or to the data: name another file with --out.")
