@@ -44,6 +44,8 @@ PREPROCESS = Preprocess(resize=18, size=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2,
 CONTENT = Content("tiny", "weights", "map", "head", PREPROCESS)
 BOTH: tuple[View, ...] = ("plain", "flip")
 
+HERE = Path(__file__).parent
+
 
 class Encoder(nn.Module):
     """A small frozen network that counts its batches and the images in them, and may fail on the way."""
@@ -388,8 +390,8 @@ import torch
 torch.set_num_threads(1)
 from acclimate.data.read import domain_of
 from acclimate.cache import features as cache, index, store, upkeep
-sys.path.insert(0, sys.argv[1])
-from test_cache import CONTENT, Encoder, compute, values
+sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
+from test_features import CONTENT, Encoder, compute, values
 
 photos = domain_of(sorted(Path(sys.argv[2]).glob("*.bmp")))
 
@@ -455,7 +457,7 @@ def test_killed_at_any_moment(
     driver.write_text(DRIVER)
     folder.mkdir()
     before = {path: path.stat().st_mtime_ns for path in photos}
-    command = [sys.executable, driver, Path(__file__).parent, photos[0].parent, folder]
+    command = [sys.executable, driver, HERE, photos[0].parent, folder]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     extracting, pruning = json.loads(done.stdout)
@@ -755,8 +757,8 @@ def test_two_processes(domain: Domain, photos: list[Path], caplog: pytest.LogCap
     code = (
         "import sys, time, torch\n"
         "torch.set_num_threads(1)\n"
-        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        "from test_cache import Encoder, compute, domain_of\n"
+        f"sys.path[:0] = [{str(HERE)!r}, {str(HERE.parent)!r}]\n"
+        "from test_features import Encoder, compute, domain_of\n"
         "class Slow(Encoder):\n"
         "    def forward(self, x):\n"
         "        print(len(self.batches), flush=True)\n"

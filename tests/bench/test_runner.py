@@ -550,7 +550,7 @@ def test_every_table_of_the_papers_can_be_run(name: str, tmp_path: Path) -> None
 
 
 def test_the_grid_of_the_pacs_page() -> None:
-    file = Path(__file__).parents[1] / "docs" / "results" / "pacs.toml"
+    file = Path(__file__).parents[2] / "docs" / "results" / "pacs.toml"
     grid = grid_of(str(file))
     assert len(grid.rows) == 26
     assert len(grid.tasks) == 6

@@ -19,7 +19,6 @@ from acclimate.cli.app import app
 from acclimate.datasets import digits
 from acclimate.methods import options as method_options
 from acclimate.methods import registry
-from acclimate.methods import registry as methods
 from acclimate.methods.options import describe
 from acclimate.networks.backbones import list_backbones
 from acclimate.settings import METHODS_OWN, Recipe, Settings

@@ -240,11 +240,11 @@ def test_a_damaged_row_is_decoded_again(domain: Domain, decoded: list[int], capl
 
 KILLED = """
 import os, signal, sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {tests!r} + '/..']
 import torch
 torch.set_num_threads(1)
 from acclimate.cache import images as pixels, store
-from test_pixels import domain_of, epochs, on_disk
+from test_images import domain_of, epochs, on_disk
 pixels.BLOCK = 1600
 original, count = store._write, 0
 def write(file, content):

@@ -21,8 +21,8 @@ from torchvision.transforms import RandomResizedCrop
 
 from acclimate.choices import Augment, Interpolation
 from acclimate.data import broken, decode
-from acclimate.data import preprocess as preparing
 from acclimate.data import inputs as drawn_from
+from acclimate.data import preprocess as preparing
 from acclimate.data.broken import find_broken, without_broken
 from acclimate.data.decode import BrokenImageError, picture, read_image
 from acclimate.data.domain import Domain, LabelledDomain, labelled
