@@ -226,11 +226,11 @@ def test_a_console_that_cannot_write_a_name_shows_its_code(capsys: pytest.Captur
         encoding = "ascii"
 
     screen = Screen()
-    screen._stdout.file = Ascii()
+    screen.stdout.file = Ascii()
     show_scores(screen, {"wemnet": Scores(("Käse", "猫" * 40), np.eye(2, dtype=int))})
-    assert "K\\xe4se" in screen._stdout.file.getvalue()
-    assert "\\u732b" in screen._stdout.file.getvalue()
-    assert screen._stdout.file.getvalue().isascii()
+    assert "K\\xe4se" in screen.stdout.file.getvalue()
+    assert "\\u732b" in screen.stdout.file.getvalue()
+    assert screen.stdout.file.getvalue().isascii()
 
 
 def test_quiet_leaves_warnings_errors_and_results(capsys: pytest.CaptureFixture[str]) -> None:

@@ -156,5 +156,7 @@ class Settings:
             raise OptionError(f"checkpoint_seconds must be a number from 0 up, not {self.checkpoint_seconds}.")
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON."""
-        return {**asdict(self), "options": dict(self.options)}
+        """Everything on one level, the recipe's entries included, for JSON."""
+        entries = {**asdict(self), "options": dict(self.options)}
+        recipe: dict[str, Any] = entries.pop("recipe")
+        return {**entries, **recipe}

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from acclimate.bench import papers, runner, workers
-from acclimate.bench import runner as benches
 from acclimate.bench.grid import Grid, Row, grid_of, settings_of
 from acclimate.bench.plan import PlannedRun, Tasks, plan
 from acclimate.errors import DataError, OptionError
@@ -323,7 +322,7 @@ def test_a_process_that_dies_fails_its_run_alone(grid: Path, tmp_path: Path, mon
         threading.Thread(target=end).start()
         return ours, Dying(*args)
 
-    monkeypatch.setattr(benches, "_worker", worker)
+    monkeypatch.setattr(workers, "_worker", worker)
     result = acclimate("bench", grid, "--out", tmp_path, "--jobs", "2", "-q")
     assert result.exit_code == 2
     assert [r["error"] for r in records(tmp_path)] == ["Its process ended with exit code -9."] * 4
@@ -365,7 +364,7 @@ def test_the_first_seed_of_everything_is_made_first(
         order.extend(run.folder.name.rpartition("-")[0] for run in runs)
         yield from ()
 
-    monkeypatch.setattr(benches, "_in_turn", note)
+    monkeypatch.setattr(runner, "in_turn", note)
     runner.bench(grid_of(str(grid)), tmp_path, QUIET)
     assert order == ["source_only-S-T-0", "dann-S-T-0", "source_only-S-T-1", "dann-S-T-1"]
     assert [r["status"] for r in records(tmp_path)] == ["missing"] * 4

@@ -98,7 +98,7 @@ def test_the_record(arrays: tuple[str, ...], tmp_path: Path, monkeypatch: pytest
     assert settings["method"] == "wemnet"
     assert settings["options"] == {"trade_off": 0.5}
     assert settings["seed"] == 3
-    assert {"steps": 10, "batch_size": 6, "lr": 0.02, "momentum": 0.9}.items() <= settings["recipe"].items()
+    assert {"steps": 10, "batch_size": 6, "lr": 0.02, "momentum": 0.9}.items() <= settings.items()
     assert (settings["source"], settings["target"]) == (arrays[1], arrays[3])
     assert result["model"]["classes"] == ["a", "b", "c"]
     data = result["data"]

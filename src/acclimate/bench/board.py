@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +39,8 @@ class Board:
         return [self._record(cell) for cell in self.cells]
 
     def _record(self, cell: Cell) -> dict[str, Any]:
-        settings = asdict(replace(cell.run.settings, options={}))
-        recipe = settings.pop("recipe")
-        kept = {
-            name: value for name, value in {**settings, **recipe}.items() if name not in (*OF_A_RUN, *WITHOUT_EFFECT)
-        }
+        settings = cell.run.settings.as_dict()
+        kept = {name: value for name, value in settings.items() if name not in (*OF_A_RUN, *WITHOUT_EFFECT)}
         kept["weights"] = kept["weights"] and Path(kept["weights"]).name
         return {
             "row": cell.row.name,

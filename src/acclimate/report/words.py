@@ -120,8 +120,8 @@ def _unsure(run: Run) -> str:
 def made(run: Run) -> Section:
     """How the run was made."""
     record = run.record
-    settings = {**record["settings"], **record["settings"]["recipe"]}
-    for name in ("recipe", "options", "source", "target", "test", "method", "checkpoint_seconds"):
+    settings = dict(record["settings"])
+    for name in ("options", "source", "target", "test", "method", "checkpoint_seconds"):
         settings.pop(name, None)
     return {
         "command": [shlex.quote(part) for part in ("acclimate", *record["command"])],

@@ -101,8 +101,7 @@ def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
         for name in ("source", "target", "test", "weights")
         if settings.get(name)
     }
-    flat = {**settings, **settings["recipe"], **paths}
-    return {name: value for name, value in flat.items() if name not in ("recipe", *WITHOUT_EFFECT)}
+    return {name: value for name, value in {**settings, **paths}.items() if name not in WITHOUT_EFFECT}
 
 
 def check_folder(out: Path, source: str) -> None:
