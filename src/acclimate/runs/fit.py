@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import acclimate
-from acclimate.data.batches import Pair
 from acclimate.evaluation.predict import domain_errors, predict
-from acclimate.evaluation.scores import score
+from acclimate.evaluation.scores import Scores, score
 from acclimate.files import write_json
 from acclimate.machine import pick_device
-from acclimate.model import Model
+from acclimate.methods.base import Method
 from acclimate.runs.directory import BASELINE, RunDirectory, check_folder, comparable, delete_run
 from acclimate.runs.files import MetricsLog, write_predictions, write_skipped
 from acclimate.runs.masks import pack_masks
-from acclimate.runs.prepare import prepare
-from acclimate.runs.record import compared as what_changed
-from acclimate.runs.record import data_json, environment_json, terms_summary
+from acclimate.runs.prepare import Prepared, prepare
+from acclimate.runs.record import compared, data_json, environment_json, terms_summary
 from acclimate.runs.task import Task, identity, read_task
 from acclimate.runs.trackers import Tracker, check_tracker, tracking
 from acclimate.screen import Screen
 from acclimate.settings import Settings
-from acclimate.training import Checkpoint, train
+from acclimate.training import Checkpoint, Step, train
 
 
 def fit(
@@ -53,18 +52,24 @@ def fit(
     check_folder(out, settings.source)
     task = read_task(settings, screen)
     compare = compare and settings.method != BASELINE
-    doomed = (out, out / BASELINE) if overwrite else ()
+    earlier = (out, out / BASELINE) if overwrite else ()
     if compare:
-        run(replace(settings, method=BASELINE, options={}), task, out / BASELINE, screen, doomed)
-        doomed = ()
-    record = run(settings, task, out, screen, doomed)
-    if compare and record.get("compare") != (compared := what_changed(out)):
-        record["compare"] = compared
-        write_json(out / "record.json", record)
-    return record
+        baseline = replace(settings, method=BASELINE, options={})
+        run(baseline, task, out / BASELINE, screen, anew=overwrite, delete=earlier)
+        record = run(settings, task, out, screen)
+        return _with_comparison(record, out)
+    return run(settings, task, out, screen, anew=overwrite, delete=earlier)
 
 
-def run(settings: Settings, task: Task, out: Path, screen: Screen, doomed: tuple[Path, ...] = ()) -> dict[str, Any]:
+def run(
+    settings: Settings,
+    task: Task,
+    out: Path,
+    screen: Screen,
+    *,
+    anew: bool = False,
+    delete: Sequence[Path] = (),
+) -> dict[str, Any]:
     """Train one method and write its run directory; go on where an interrupted run stopped.
 
     Args:
@@ -72,7 +77,8 @@ def run(settings: Settings, task: Task, out: Path, screen: Screen, doomed: tuple
         task: The data.
         out: The run directory.
         screen: Where progress is shown.
-        doomed: Folders whose runs are deleted when training is about to begin; then nothing is gone on with.
+        anew: Begin at the start, whatever lies in `out`.
+        delete: Folders whose runs are deleted when all is ready for training.
 
     Returns:
         The record, as in record.json.
@@ -80,85 +86,111 @@ def run(settings: Settings, task: Task, out: Path, screen: Screen, doomed: tuple
     Raises:
         DataError: `out` holds another run.
     """
-    same = identity(settings, task)
-    folder = RunDirectory(out, same, settings.as_dict())
-    checkpoint = None
-    if not doomed:
-        if (finished := folder.finished()) is not None:
-            screen.say(f"{settings.method} is finished already: its results are read from {out}.")
-            folder.tidy()
-            return finished
-        checkpoint = folder.checkpoint()
-    started = time.perf_counter()
-    device = pick_device(settings.device)
-    model, pair, target = prepare(settings, task, device, screen.track)
-    for earlier in doomed:
+    folder = RunDirectory(out, identity(settings, task), settings.as_dict())
+    if not anew and (finished := folder.finished()) is not None:
+        screen.say(f"{settings.method} is finished already: its results are read from {out}.")
+        folder.tidy()
+        return finished
+    checkpoint = None if anew else folder.checkpoint()
+    watch = _Stopwatch()
+    ready = prepare(settings, task, pick_device(settings.device), screen.track)
+    for earlier in delete:
         delete_run(earlier)
     folder.begin()
-    prepared = time.perf_counter()
-
-    log = MetricsLog(out / "metrics.jsonl", keep_until=checkpoint.step if checkpoint else -1)
-    first = checkpoint.step if checkpoint else 0
-    with tracking(settings.track, out, same, comparable(settings.as_dict()), first) as tracker:
-        _train(settings, model, pair, folder, log, tracker, checkpoint, screen)
-    trained = time.perf_counter()
-
-    model.save(out)
-    probabilities = predict(model.method, target, device=device, track=screen.track)
-    write_predictions(out / "predictions.csv", task.target.names, probabilities, task.source.classes)
-    write_skipped(out / "skipped.csv", task.skipped)
-    scores = None
-    if task.answers is not None:
-        measured = probabilities if task.test is None else model.predict(task.test, screen.track)
-        scores = score(measured, task.answers, task.source.classes)
+    watch.lap("features")
+    log = _train(settings, ready, folder, checkpoint, screen)
+    watch.lap("training")
+    scores = _write_results(ready, task, out, screen)
+    errors = domain_errors(
+        ready.model.method, ready.pair.source, ready.target, device=ready.model.device, track=screen.track
+    )
+    watch.lap("evaluation")
     record = {
         "acclimate": acclimate.__version__,
-        "identity": same,
+        "identity": folder.identity,
         "command": sys.argv[1:],
         "settings": settings.as_dict(),
-        "model": asdict(model.setup),
+        "model": asdict(ready.model.setup),
         "data": data_json(task),
-        "environment": environment_json(device),
+        "environment": environment_json(ready.model.device),
         "steps": settings.recipe.steps,
         "resumed_at": checkpoint.step if checkpoint else None,
         "terms": terms_summary(log),
         "scores": scores.as_dict() if scores is not None else None,
         "selection": "last step",
-        "domain_error": domain_errors(model.method, pair.source, target, device=device, track=screen.track),
-        "seconds": {
-            "features": prepared - started,
-            "training": trained - prepared,
-            "evaluation": time.perf_counter() - trained,
-        },
+        "domain_error": errors,
+        "seconds": watch.laps,
     }
     write_json(out / "record.json", record)
     folder.tidy()
     return record
 
 
+def _with_comparison(record: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The record of a run with what it changed against the baseline; it is written if that is new."""
+    change = compared(out)
+    if record.get("compare") == change:
+        return record
+    completed = {**record, "compare": change}
+    write_json(out / "record.json", completed)
+    return completed
+
+
 def _train(
-    settings: Settings,
-    model: Model,
-    pair: Pair,
-    folder: RunDirectory,
-    log: MetricsLog,
-    tracker: Tracker,
-    checkpoint: Checkpoint | None,
-    screen: Screen,
-) -> None:
-    recipe = settings.recipe
+    settings: Settings, ready: Prepared, folder: RunDirectory, checkpoint: Checkpoint | None, screen: Screen
+) -> MetricsLog:
+    """Train, and log and checkpoint on the way."""
+    recipe, method = settings.recipe, ready.model.method
+    start = checkpoint.step if checkpoint else 0
+    log = MetricsLog(folder.path / "metrics.jsonl", keep_until=start if checkpoint else -1)
     every = max(recipe.steps // 200, 1)
     saved = time.monotonic()
-    start = checkpoint.step if checkpoint else 0
-    with screen.progress(f"Training {settings.method}", recipe.steps, start) as meter:
-        for progress in train(model.method, pair, recipe, checkpoint):
-            meter.update(progress.step, progress.terms)
-            last = progress.step == recipe.steps
-            if progress.step % every == 0 or last:
-                values = {"lr": progress.lr, **progress.values()}
-                marked = pack_masks(model.method.masks())
-                log.append(progress.step, {"stage": progress.stage, **values, **({"masks": marked} if marked else {})})
-                tracker.log(progress.step, values)
+    shown = comparable(settings.as_dict())
+    with (
+        tracking(settings.track, folder.path, folder.identity, shown, start) as tracker,
+        screen.progress(f"Training {settings.method}", recipe.steps, start) as meter,
+    ):
+        for step in train(method, ready.pair, recipe, checkpoint):
+            meter.update(step.step, step.terms)
+            last = step.step == recipe.steps
+            if step.step % every == 0 or last:
+                _log(step, method, log, tracker)
             if last or time.monotonic() - saved >= settings.checkpoint_seconds:
-                progress.checkpoint().save(folder.checkpoint_file)
+                step.checkpoint().save(folder.checkpoint_file)
                 saved = time.monotonic()
+    return log
+
+
+def _log(step: Step, method: Method, log: MetricsLog, tracker: Tracker) -> None:
+    """Note a step's values, and what the method's masks mark."""
+    values = {"lr": step.lr, **step.values()}
+    masks = pack_masks(method.masks())
+    log.append(step.step, {"stage": step.stage, **values, **({"masks": masks} if masks else {})})
+    tracker.log(step.step, values)
+
+
+def _write_results(ready: Prepared, task: Task, out: Path, screen: Screen) -> Scores | None:
+    """Write the model, the predictions and what was left out; returns the scores, if there are labels to score with."""
+    model, classes = ready.model, task.source.classes
+    model.save(out)
+    probabilities = predict(model.method, ready.target, device=model.device, track=screen.track)
+    write_predictions(out / "predictions.csv", task.target.names, probabilities, classes)
+    write_skipped(out / "skipped.csv", task.skipped)
+    if task.answers is None:
+        return None
+    measured = probabilities if task.test is None else model.predict(task.test, screen.track)
+    return score(measured, task.answers, classes)
+
+
+class _Stopwatch:
+    """How many seconds each part of a run took."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """The time since the last lap, or the start, belongs to the part called `name`."""
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now

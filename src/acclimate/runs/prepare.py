@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -19,8 +20,16 @@ from acclimate.runs.task import Task
 from acclimate.settings import Settings
 
 
-def prepare(settings: Settings, task: Task, device: torch.device, track: Track) -> tuple[Model, Pair, Inputs]:
+class Prepared(NamedTuple):
     """The model before training, what it is trained on, and the target as evaluation sees it."""
+
+    model: Model
+    pair: Pair
+    target: Inputs
+
+
+def prepare(settings: Settings, task: Task, device: torch.device, track: Track) -> Prepared:
+    """Make the model, and all that it is trained on."""
     torch.manual_seed(settings.seed)  # a network from scratch draws its weights here
     backbone = None
     if task.source.domain.kind != "vectors":
@@ -44,7 +53,7 @@ def prepare(settings: Settings, task: Task, device: torch.device, track: Track) 
         device=device,
         prefetch=2 if model.method.net.level == "image" else 0,
     )
-    return model, pair, target
+    return Prepared(model, pair, target)
 
 
 def resolve(settings: Settings, task: Task, backbone: Backbone | None, device: torch.device) -> ModelSpec:
