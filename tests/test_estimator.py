@@ -27,7 +27,7 @@ from acclimate.errors import DataError, DivergedError, OptionError
 from acclimate.estimator import AdaptiveClassifier
 from acclimate.methods import registry
 from acclimate.methods.options import options
-from acclimate.settings import METHODS_OWN, Recipe
+from acclimate.settings import RECIPE, Recipe
 from tiny import in_closed_form, on_vectors
 
 QUICK: dict[str, Any] = {"steps": 15, "batch_size": 16, "bottleneck": 8, "lr": 0.1}
@@ -96,7 +96,7 @@ def test_defaults_are_those_of_a_run() -> None:
     of_a_run = {field.name: field.default for field in (*fields(settings.Settings), *fields(Recipe))}
     own = {name: p.default for name, p in inspect.signature(AdaptiveClassifier).parameters.items()}
     del own["options"], own["random_state"], own["verbose"]  # a mapping and None, 0 and None
-    assert own == {name: None if name in METHODS_OWN else of_a_run[name] for name in own}
+    assert own == {name: None if name in RECIPE and RECIPE[name].setting.of_method else of_a_run[name] for name in own}
     assert {field.name for field in fields(Recipe)} <= set(own)
 
 
@@ -112,14 +112,14 @@ def test_get_set_and_clone() -> None:
     [
         ({"method": "wemnett"}, "There is no method 'wemnett'; did you mean wemnet?"),
         ({"method": "dann", "options": {"tradeoff": 1.0}}, "dann has no option 'tradeoff'; did you mean trade_off?"),
-        ({"steps": 0}, "steps must be at least 1, not 0."),
-        ({"steps": 20.5}, "steps must be a whole number, not 20.5."),
-        ({"lr": "fast"}, "lr must be a number, not 'fast'."),
-        ({"bottleneck": "wide"}, "bottleneck must be a whole number, not 'wide'."),
-        ({"batch_size": True}, "batch_size must be a whole number, not True."),
-        ({"tune": "heads"}, "tune must be one of auto, head, top, all, not 'heads'."),
-        ({"precision": "fp64"}, "precision must be one of auto, fp32, bf16, not 'fp64'."),
-        ({"augment": "blur"}, "augment must be one of auto, none, flip, crop, crop\\+flip, not 'blur'."),
+        ({"steps": 0}, "steps must be a whole number from 1 to 1,000,000,000, not 0."),
+        ({"steps": 20.5}, "steps must be a whole number from 1 to 1,000,000,000, not 20.5."),
+        ({"lr": "fast"}, "lr must be a number from 0 up, not 'fast'."),
+        ({"bottleneck": "wide"}, "bottleneck must be a whole number from 0 to 65,536, not 'wide'."),
+        ({"batch_size": True}, "batch_size must be a whole number from 2 to 1,048,576, not True."),
+        ({"tune": "heads"}, "tune must be auto, head, top or all, not 'heads'."),
+        ({"precision": "fp64"}, "precision must be auto, fp32 or bf16, not 'fp64'."),
+        ({"augment": "blur"}, "augment must be auto, none, flip, crop or crop\\+flip, not 'blur'."),
         ({"device": "abacus"}, "The device 'abacus' is not to be had here"),
         ({"tune": "all"}, "Feature vectors have no backbone to train"),
     ],

@@ -220,7 +220,7 @@ def test_a_missing_entry(stranger: Path, name: str) -> None:
         ({"classes": ["a", "b"]}, "the weights do not fit model.json"),
         ({"vector": 7}, "the weights do not fit model.json"),
         ({"vector": None}, "It has neither a backbone nor a length of its vectors"),
-        ({"bottleneck": None}, "the weights do not fit model.json"),
+        ({"bottleneck": 0}, "the weights do not fit model.json"),
         ({"method": "source_only", "options": {}}, "the weights do not fit model.json"),
     ],
 )

@@ -30,7 +30,7 @@ def pair(batch_size: int = 6, n: int = 24) -> Pair:
 
 
 def network() -> Network:
-    return Network(nn.Linear(D, 4), nn.Identity(), 4, bottleneck=None, level="vector")
+    return Network(nn.Linear(D, 4), nn.Identity(), 4, bottleneck=0, level="vector")
 
 
 class Alternating(Method):
@@ -303,7 +303,7 @@ class Convolved(Method):
 
     def __init__(self) -> None:
         encoder = nn.Sequential(nn.Linear(D, 32), nn.Unflatten(1, (2, 4, 4)), nn.Conv2d(2, 4, 3))
-        super().__init__(Network(encoder.to(memory_format=torch.channels_last), nn.Flatten(), 16, bottleneck=None), K)
+        super().__init__(Network(encoder.to(memory_format=torch.channels_last), nn.Flatten(), 16, bottleneck=0), K)
         self.classifier = nn.Linear(16, K)
 
     def step(self, s: Labelled, t: Unlabelled) -> Iterator[Objective]:
@@ -345,13 +345,13 @@ def test_a_checkpoint_is_replaced_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"steps": 0}, "steps must be at least 1, not 0"),
-        ({"batch_size": 1}, "batch_size must be at least 2, not 1"),
-        ({"accumulate": 0}, "accumulate must be at least 1"),
+        ({"steps": 0}, "steps must be a whole number from 1 to 1,000,000,000, not 0"),
+        ({"batch_size": 1}, "batch_size must be a whole number from 2 to 1,048,576, not 1"),
+        ({"accumulate": 0}, "accumulate must be a whole number from 1 to 65,536"),
         ({"lr": -1.0}, "lr must be a number from 0 up, not -1.0"),
         ({"lr": float("nan")}, "lr must be a number from 0 up, not nan"),
-        ({"momentum": 1.0}, "momentum must be below 1"),
-        ({"clip": 0.0}, "clip must be above 0"),
+        ({"momentum": 1.0}, "momentum must be a number from 0 to below 1"),
+        ({"clip": 0.0}, "clip must be a number above 0, or none"),
         ({"schedule": "step"}, "schedule must be paper, tll or constant, not 'step'"),
     ],
 )

@@ -32,6 +32,10 @@ Reduction: TypeAlias = Literal["mean", "sum"]
 
 Estimator: TypeAlias = Literal["unbiased", "biased", "linear", "pairs"]
 
+Optimizer: TypeAlias = Literal["sgd", "adam"]
+
+Schedule: TypeAlias = Literal["paper", "tll", "constant"]
+
 TrackerName: TypeAlias = Literal["none", "tensorboard", "mlflow", "wandb"]
 
 Split: TypeAlias = Literal["train", "test"]

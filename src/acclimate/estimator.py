@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Sequence
-from dataclasses import fields
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,30 +18,39 @@ from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from acclimate.choices import Augment, Precision, Tune
 from acclimate.data.broken import find_broken
 from acclimate.data.domain import Domain, LabelledDomain, check_pair
 from acclimate.data.read import domain_of
-from acclimate.errors import DataError, OptionError
+from acclimate.errors import DataError
 from acclimate.evaluation.predict import predict
 from acclimate.evaluation.scores import Probabilities
 from acclimate.machine import pick_device
-from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.model import Model
 from acclimate.progress import Track
 from acclimate.runs.prepare import prepare
 from acclimate.runs.task import Task
 from acclimate.screen import Screen
-from acclimate.settings import METHODS_OWN, Recipe, Settings
+from acclimate.settings import OF_AN_ESTIMATOR, Settings
 from acclimate.training import train
 
 Rows: TypeAlias = npt.ArrayLike | Sequence[str | Path]
 
-RECIPE = tuple(field.name for field in fields(Recipe))
-WHOLE = ("steps", "batch_size", "accumulate", "bottleneck")
-REAL = ("lr", "backbone_lr", "momentum", "weight_decay", "decay", "clip")
-MAY_BE_NONE = ("bottleneck", "clip", *METHODS_OWN)
+# The parameters that are no settings, and what they are.
+_OWN = {
+    "options": "The method's hyper-parameters, where they differ from its defaults, such as `{'trade_off': 0.5}`.",
+    "random_state": (
+        "An int is the seed of the command line (`--seed`); a `RandomState`, or None for NumPy's global one, is what "
+        "the seed is drawn from."
+    ),
+    "verbose": "Show a progress bar on stderr.",
+}
+_DEFAULTS: dict[str, Any] = {
+    **{name: None if one.setting.of_method else one.default for name, one in OF_AN_ESTIMATOR.items()},
+    "options": None,
+    "random_state": None,
+    "verbose": False,
+}
 
 
 class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -68,33 +77,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         pipe = Pipeline([("scale", StandardScaler()), ("adapt", adapt)], transform_input=["X_target"])
         pipe.fit(X, y, X_target=X_target)
 
-    Args:
-        method: The method's name, one of `acclimate.methods.names()`.
-        options: Its hyper-parameters, where they differ from the defaults, such as `{"trade_off": 0.5}`.
-        backbone: The network that images pass through.
-        weights: A file of weights to use in place of the published ones.
-        tune: What is trained: the "head" on the frozen backbone, the "top" stage of the backbone as well, or "all".
-            "auto" is the head on a CPU and all on a GPU, and all of a network from scratch.
-        bottleneck: Length d of the feature that methods work on; None leaves the backbone's own.
-        augment: The random views of training: "none", "flip", "crop" or "crop+flip". "auto" is none on cached
-            features, on vectors and on networks from scratch, crop+flip where a pretrained backbone is trained.
-        steps: Steps of training.
-        batch_size: Samples a batch from each domain.
-        optimizer: "sgd" or "adam". None, here and in the next six, is what the method's paper has.
-        lr: Learning rate of new layers.
-        backbone_lr: Multiplier of the learning rate of pretrained layers.
-        momentum: Nesterov momentum, or Adam's beta_1.
-        weight_decay: L2 penalty, on every parameter.
-        schedule: "paper", "tll" or "constant", as in `acclimate.training.Recipe`.
-        decay: How fast the learning rate falls.
-        clip: Largest norm of an objective's gradient; None leaves it alone.
-        accumulate: Batches whose gradients are averaged into one step.
-        device: "auto", "cpu", "cuda", or any that torch knows.
-        precision: Of the backbone, "fp32" or "bf16"; "auto" is bfloat16 where the hardware has units for it.
-        cache_precision: Of cached features, "fp16", "bf16" or "fp32".
-        random_state: An int is the seed of the command line (`--seed`); a `RandomState`, or None for NumPy's global
-            one, is what the seed is drawn from.
-        verbose: Show a progress bar on stderr.
+    PARAMETERS
 
     Attributes:
         classes_: (K,) the labels that occur in `y`, sorted, as they were given.
@@ -123,56 +106,11 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     classes_: npt.NDArray[Any]
     model_: Model
 
-    def __init__(
-        self,
-        *,
-        method: str = "wemnet",
-        options: dict[str, Any] | None = None,
-        backbone: str = "efficientnet_lite0",
-        weights: str | Path | None = None,
-        tune: Tune | Literal["auto"] = "auto",
-        bottleneck: int | None = 256,
-        augment: Augment | Literal["auto"] = "auto",
-        steps: int = 1500,
-        batch_size: int = 32,
-        optimizer: Literal["sgd", "adam"] | None = None,
-        lr: float | None = None,
-        backbone_lr: float | None = None,
-        momentum: float | None = None,
-        weight_decay: float | None = None,
-        schedule: Literal["paper", "tll", "constant"] | None = None,
-        decay: float | None = None,
-        clip: float | None = None,
-        accumulate: int = 1,
-        device: str = "auto",
-        precision: Literal["auto", "fp32", "bf16"] = "auto",
-        cache_precision: Precision = "fp16",
-        random_state: int | np.random.RandomState | None = None,
-        verbose: bool = False,
-    ) -> None:
-        self.method = method
-        self.options = options
-        self.backbone = backbone
-        self.weights = weights
-        self.tune = tune
-        self.bottleneck = bottleneck
-        self.augment = augment
-        self.steps = steps
-        self.batch_size = batch_size
-        self.optimizer = optimizer
-        self.lr = lr
-        self.backbone_lr = backbone_lr
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.schedule = schedule
-        self.decay = decay
-        self.clip = clip
-        self.accumulate = accumulate
-        self.device = device
-        self.precision = precision
-        self.cache_precision = cache_precision
-        self.random_state = random_state
-        self.verbose = verbose
+    def __init__(self, **parameters: Any) -> None:
+        for name in parameters.keys() - _DEFAULTS.keys():
+            raise TypeError(f"AdaptiveClassifier has no parameter {name!r}; it has {', '.join(_DEFAULTS)}.")
+        for name, value in {**_DEFAULTS, **parameters}.items():
+            setattr(self, name, value)
 
     def fit(self, X: Rows, y: npt.ArrayLike, X_target: Rows | None = None) -> AdaptiveClassifier:
         """Train on the labelled source, and adapt to the target.
@@ -241,32 +179,11 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         return tags
 
     def _settings(self) -> Settings:
-        self._check_parameters()
-        return Settings(
-            source="X",
-            target="X_target",
-            method=self.method,
-            options=dict(self.options or {}),
-            backbone=self.backbone,
-            weights=os.fspath(self.weights) if self.weights is not None else None,
-            tune=self.tune,
-            bottleneck=self.bottleneck,
-            augment=self.augment,
-            recipe=Recipe.of(registry.load(self.method), **{name: getattr(self, name) for name in RECIPE}),
-            seed=_seed(self.random_state),
-            device=str(self.device),
-            precision=self.precision,
-            cache_precision=self.cache_precision,
-        )
-
-    def _check_parameters(self) -> None:
-        """What a command line refuses before it makes settings, Python lets through."""
-        for names, kind, takes in ((WHOLE, Integral, "a whole number"), (REAL, Real, "a number")):
-            for name in names:
-                value = getattr(self, name)
-                fits = isinstance(value, kind) and not isinstance(value, bool)
-                if not fits and not (value is None and name in MAY_BE_NONE):
-                    raise OptionError(f"{name} must be {takes}, not {value!r}.")
+        given = {name: getattr(self, name) for name in OF_AN_ESTIMATOR}
+        given["weights"] = os.fspath(self.weights) if self.weights is not None else None
+        given["device"] = str(self.device)
+        options = dict(self.options or {})
+        return Settings.of(source="X", target="X_target", options=options, seed=_seed(self.random_state), **given)
 
     def _task(self, X: Rows, y: npt.ArrayLike, X_target: Rows | None, track: Track) -> tuple[npt.NDArray[Any], Task]:
         """The classes as they were given, and the data to train on."""
@@ -297,6 +214,25 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         if getattr(self, "n_features_in_", None) == vectors.shape[1]:
             validate_data(self, X_target, reset=False, skip_check_array=True)  # refuses columns in another order
         return domain_of(vectors, "X_target")
+
+
+def _parameters() -> str:
+    """The parameters of the estimator, as its docstring lists them."""
+    told = {
+        name: f"{one.setting.help} None: the method's own." if one.setting.of_method else one.setting.help
+        for name, one in OF_AN_ESTIMATOR.items()
+    }
+    return "Args:\n" + "\n".join(f"        {name}: {text}" for name, text in {**told, **_OWN}.items())
+
+
+# scikit-learn, help() and editors read the parameters from here.
+AdaptiveClassifier.__init__.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        *(inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=value) for n, value in _DEFAULTS.items()),
+    ]
+)
+AdaptiveClassifier.__doc__ = (AdaptiveClassifier.__doc__ or "").replace("PARAMETERS", _parameters())
 
 
 def _images(X: Rows, origin: str) -> npt.NDArray[Any] | list[str | Path] | None:

@@ -51,7 +51,7 @@ class ModelSpec:
         vector: Length of the feature vectors, where there is no backbone.
         tune: What is trained: the "head" on the frozen backbone's vectors, the "top" stage of the backbone as well,
             on the frozen trunk's maps, or "all".
-        bottleneck: Length d of the feature that methods work on; None for the backbone's own.
+        bottleneck: Length d of the feature that methods work on; 0 for the backbone's own.
         preprocess: How an image becomes an input; None where there is no backbone.
         bf16: Whether the backbone ran in bfloat16.
         cache_precision: How exactly the frozen part's output is cached.
@@ -63,7 +63,7 @@ class ModelSpec:
     backbone: str | None
     vector: int | None
     tune: Tune
-    bottleneck: int | None
+    bottleneck: int
     preprocess: Preprocess | None
     bf16: bool
     cache_precision: Precision = "fp16"
@@ -288,7 +288,7 @@ def _check_entries(entry: dict[str, Any]) -> None:
         "backbone": backbone is None or isinstance(backbone, str),
         "vector": _is_length(entry["vector"]),
         "tune": entry["tune"] in get_args(Tune),
-        "bottleneck": _is_length(entry["bottleneck"]),
+        "bottleneck": type(entry["bottleneck"]) is int and entry["bottleneck"] >= 0,
         "preprocess": (preprocess is None) == (backbone is None),
         "interpolation": preprocess is None or preprocess["interpolation"] in get_args(Interpolation),
         "bf16": isinstance(entry["bf16"], bool),

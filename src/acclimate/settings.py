@@ -1,24 +1,192 @@
-"""The settings of a run, each declared once."""
+"""The settings of a run, each declared once.
+
+A setting is a field of `Settings` or of `Recipe`. Its type, its default and what it is `told` are all that anybody has
+to say of it: the options of the command line and their help, the entries of a grid, the parameters of
+the estimator, the checks and their sentences, the identity of a run and the docstrings below are made of them.
+"""
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, fields
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from acclimate.choices import Augment, KeepImages, Precision, TrackerName, Tune
+from acclimate.choices import Augment, KeepImages, Optimizer, Precision, Schedule, TrackerName, Tune
 from acclimate.errors import OptionError
 from acclimate.methods import registry
-from acclimate.methods.base import Method
 from acclimate.methods.options import check_options
+
+if TYPE_CHECKING:
+    from acclimate.methods.base import Method
 
 TLL_CLOCK = 10_000
 
-METHODS_OWN = ("optimizer", "lr", "backbone_lr", "momentum", "weight_decay", "schedule", "decay")
-"""The entries of a recipe that a method's paper decides; the others are the user's budget."""
+Group: TypeAlias = Literal["Data", "Method", "Network", "Training", "Machine"]
+
+T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class Setting:
+    """What is to be known of a setting besides its name, its type and its default.
+
+    Attributes:
+        help: What it is, in one or two sentences.
+        group: Where help lists it.
+        least: The smallest number that it may be.
+        most: The largest.
+        above: A bound that a number must exceed.
+        below: A bound that a number must stay under.
+        of_method: Whether a method's paper decides it, so that it is a method's own where nobody says anything.
+        in_grid: Whether a grid may set it for a row; the grid itself decides the others.
+        in_estimator: Whether the estimator takes it.
+        changes_result: Whether a result depends on it; if not, a run goes on under another value.
+        is_path: Whether it names a file or a folder.
+    """
+
+    help: str
+    group: Group
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    below: float | None = None
+    of_method: bool = False
+    in_grid: bool = True
+    in_estimator: bool = True
+    changes_result: bool = True
+    is_path: bool = False
+
+
+class Declared(NamedTuple):
+    """A setting as it is declared: its name, its type, its default (`MISSING` where there is none) and the rest."""
+
+    name: str
+    type: Any
+    default: Any
+    setting: Setting
+
+    @property
+    def optional(self) -> bool:
+        """Whether it may be None."""
+        return NoneType in _parts(self.type)
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """All values that it may have, where they can be listed."""
+        return tuple(choice for part in _parts(self.type) if get_origin(part) is Literal for choice in get_args(part))
+
+    @property
+    def kind(self) -> type:
+        """What its values are, besides None: bool, int, float or str."""
+        if self.choices:
+            return str
+        (kind,) = (part for part in _parts(self.type) if part is not NoneType)
+        assert isinstance(kind, type)
+        return kind
+
+    @property
+    def takes(self) -> str:
+        """What it takes, in words that end "… must be"."""
+        if self.choices:
+            *most, last = self.choices
+            return f"{', '.join(most)} or {last}"
+        words = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[self.kind]
+        return words + _range(self.setting) + (", or none" if self.optional else "")
+
+    def checked(self, value: Any) -> Any:
+        """The same value, a whole number as a float where that is what the setting holds.
+
+        Raises:
+            OptionError: It is not of the type, not among the choices or out of range.
+        """
+        if self.kind is float and _is_whole(value):
+            value = float(value)
+        if self.kind is int and _is_whole(value):
+            value = int(value)  # NumPy's are no int
+        if value is None and self.optional:
+            return None
+        fits = value in self.choices if self.choices else type(value) is self.kind
+        if not fits or (self.kind in (int, float) and not _within(value, self.setting)):
+            raise OptionError(f"{self.name} must be {self.takes}, not {value!r}.")
+        return value
+
+
+def documented(cls: type[T]) -> type[T]:
+    """Add to a class's docstring an entry for each of its fields that is a setting."""
+    lines = [f"        {name}: {declared.setting.help}" for name, declared in declarations(cls).items()]
+    cls.__doc__ = f"{(cls.__doc__ or '').rstrip()}\n\n    Attributes:\n" + "\n".join(lines) + "\n    "
+    return cls
+
+
+def declarations(cls: Any) -> dict[str, Declared]:
+    """The settings that a class declares, by name, in order."""
+    hints = get_type_hints(cls)
+    return {
+        entry.name: Declared(entry.name, hints[entry.name], entry.default, entry.metadata["setting"])
+        for entry in fields(cls)
+        if "setting" in entry.metadata
+    }
+
+
+def told(text: str, group: Group, **more: Any) -> dict[str, Setting]:
+    """The metadata of a field that is a setting; for the arguments see `Setting`."""
+    return {"setting": Setting(text, group, **more)}
+
+
+def _parts(hint: Any) -> tuple[Any, ...]:
+    """The types that a hint joins by |; a Literal counts as one."""
+    if get_origin(hint) in (Union, UnionType):
+        return tuple(part for joined in get_args(hint) for part in _parts(joined))
+    return (hint,)
+
+
+def _range(setting: Setting) -> str:
+    """The range of a number in words."""
+    low, high = setting.least, setting.most
+    if low is not None and high is not None:
+        return f" from {low:,} to {high:,}"
+    if low is not None and setting.below is not None:
+        return f" from {low:,} to below {setting.below:,}"
+    if low is not None:
+        return f" from {low:,} up"
+    if setting.above is not None:
+        return f" above {setting.above:,}"
+    return ""
+
+
+def _within(value: float, setting: Setting) -> bool:
+    """Whether a number is finite and in the range."""
+    return (
+        (isinstance(value, int) or math.isfinite(value))
+        and (setting.least is None or value >= setting.least)
+        and (setting.most is None or value <= setting.most)
+        and (setting.above is None or value > setting.above)
+        and (setting.below is None or value < setting.below)
+    )
+
+
+def _is_whole(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
+# --- the settings ------------------------------------------------------------------------------------------------
+
+
+@documented
 @dataclass(frozen=True)
 class Recipe:
     """How a method's objectives are minimised. The defaults are TLL's DANN, with the papers' schedules.
@@ -27,53 +195,51 @@ class Recipe:
     TLL's form it is the step divided by 10,000 however long the run is. So the learning rate
     lr (1 + decay progress)^-0.75 is lr (1 + 0.001 step)^-0.75 there, and the ramp 2 / (1 + exp(-step / 1000)) - 1.
 
-    Attributes:
-        steps: Steps of the run, over all stages.
-        batch_size: Samples a batch from each domain.
-        optimizer: "sgd" with Nesterov momentum, or "adam".
-        lr: Learning rate of new layers.
-        backbone_lr: Multiplier of the learning rate of pretrained layers.
-        momentum: Nesterov momentum; with Adam the decay of the first moment, beta_1.
-        weight_decay: L2 penalty, on every parameter.
-        schedule: "paper", "tll", or "constant" (the learning rate; the ramp is the paper's).
-        decay: See above; 10 is the papers' and TLL's for adversarial methods.
-        clip: Largest norm of an objective's gradient; None leaves it alone.
-        accumulate: Batches whose gradients are averaged into one step.
+    Raises:
+        OptionError: A value is not of its type, unknown or out of range.
     """
 
-    steps: int = 1500
-    batch_size: int = 32
-    optimizer: Literal["sgd", "adam"] = "sgd"
-    lr: float = 0.01
-    backbone_lr: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 1e-3
-    schedule: Literal["paper", "tll", "constant"] = "paper"
-    decay: float = 10.0
-    clip: float | None = None
-    accumulate: int = 1
+    steps: int = field(default=1500, metadata=told("Steps of training.", "Training", least=1, most=10**9))
+    batch_size: int = field(
+        default=32, metadata=told("Images a step from each domain.", "Training", least=2, most=2**20)
+    )
+    optimizer: Optimizer = field(
+        default="sgd", metadata=told("SGD with Nesterov momentum, or Adam.", "Training", of_method=True)
+    )
+    lr: float = field(default=0.01, metadata=told("Learning rate of new layers.", "Training", least=0, of_method=True))
+    backbone_lr: float = field(
+        default=0.1, metadata=told("Multiplier of it for pretrained layers.", "Training", least=0, of_method=True)
+    )
+    momentum: float = field(
+        default=0.9, metadata=told("Momentum, or Adam's beta 1.", "Training", least=0, below=1, of_method=True)
+    )
+    weight_decay: float = field(default=1e-3, metadata=told("Weight decay.", "Training", least=0, of_method=True))
+    schedule: Schedule = field(
+        default="paper",
+        metadata=told(
+            "How the learning rate falls and the adaptation sets in: over the run (paper), over a fixed number of "
+            "steps as in Transfer-Learning-Library (tll), or a constant rate.",
+            "Training",
+            of_method=True,
+        ),
+    )
+    decay: float = field(
+        default=10.0,
+        metadata=told("a of the learning rate lr (1 + a progress)^-0.75.", "Training", least=0, of_method=True),
+    )
+    clip: float | None = field(default=None, metadata=told("Largest norm of a gradient.", "Training", above=0))
+    accumulate: int = field(
+        default=1, metadata=told("Batches whose gradients are averaged into a step.", "Training", least=1, most=2**16)
+    )
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        _check(self)
 
     @classmethod
     def of(cls, method: type[Method], **given: Any) -> Recipe:
         """The recipe of a method's paper, but for what is given; None gives nothing."""
         return cls(**{**method.recipe, **{name: value for name, value in given.items() if value is not None}})
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained with."""
-        for name, least in {"steps": 1, "batch_size": 2, "accumulate": 1}.items():
-            if getattr(self, name) < least:
-                raise OptionError(f"{name} must be at least {least}, not {getattr(self, name)}.")
-        for name in ("lr", "backbone_lr", "momentum", "weight_decay", "decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise OptionError(f"{name} must be a number from 0 up, not {getattr(self, name)}.")
-        if self.momentum >= 1:
-            raise OptionError(f"momentum must be below 1, not {self.momentum}.")
-        if self.clip is not None and not self.clip > 0:
-            raise OptionError(f"clip must be above 0, not {self.clip}.")
-        if self.optimizer not in ("sgd", "adam"):
-            raise OptionError(f"optimizer must be sgd or adam, not {self.optimizer!r}.")
-        if self.schedule not in ("paper", "tll", "constant"):
-            raise OptionError(f"schedule must be paper, tll or constant, not {self.schedule!r}.")
 
     def progress(self, step: int) -> float:
         """The clock that the schedules read, before step number `step` (from 0)."""
@@ -84,79 +250,168 @@ class Recipe:
         return 1.0 if self.schedule == "constant" else float((1 + self.decay * self.progress(step)) ** -0.75)
 
 
-PRECISIONS = ("auto", "fp32", "bf16")
+DATA_FORMS = (
+    "a folder of class folders, an image list (.txt, a line each: path label), a CSV with the columns path and label, "
+    "or an .npz with x and y"
+)
 
 
+@documented
 @dataclass(frozen=True)
 class Settings:
     """What a run is asked to do. Two runs with equal settings and data end with equal bits on the same machine.
 
-    Attributes:
-        source: Labelled images: a folder of class folders, an image list, a CSV, or an .npz.
-        target: Images of the domain to adapt to; labels in it are used for evaluation alone.
-        test: Labelled images of that domain which stay out of training, to measure on; None measures on the target.
-        method: The method's name.
-        options: Its hyper-parameters, where they differ from the defaults.
-        backbone: The backbone's name.
-        weights: A file of weights to use in place of the published ones.
-        tune: What is trained; "auto" is the head on a CPU and all on a GPU, and all of a network from scratch.
-        bottleneck: Length d of the feature that methods work on; None leaves the backbone's own.
-        augment: The random views of training; "auto" is none on cached features and on networks from scratch, random
-            crops and flips where a pretrained backbone is trained on images.
-        recipe: How the method is trained.
-        seed: Seed of the initial weights, the order of the samples and their augmentation.
-        device: "auto", "cpu", "cuda", or any that torch knows.
-        precision: Of the backbone: "auto" is bfloat16 where the hardware has units for it.
-        cache_precision: Of the features on the disk, "fp16", "bf16" or "fp32".
-        allow_class_mismatch: Accept a labelled target whose classes are not the source's.
-        keep_images: Where resized images are kept when they are trained on: "memory", "disk", or "auto", which is the
-            memory for as many as 1 GiB holds, and the disk for more; it does not change the result.
-        checkpoint_seconds: Seconds between checkpoints; they do not change the result.
-        track: The tracker that is shown the training as well: "tensorboard", "mlflow", "wandb", or "none".
+    `options` are the method's hyper-parameters, where they differ from its defaults; `recipe` is how it is trained.
+
+    Raises:
+        OptionError: A value is not of its type, unknown or out of range, or the method does not take an option.
     """
 
-    source: str
-    target: str
-    test: str | None = None
-    method: str = "wemnet"
+    source: str = field(
+        metadata=told(f"Labelled images: {DATA_FORMS}.", "Data", in_grid=False, in_estimator=False, is_path=True)
+    )
+    target: str = field(
+        metadata=told(
+            "Images of the domain to adapt to, in the same forms or as a flat folder. Labels in it, if any, are used "
+            "to measure the result and for nothing else.",
+            "Data",
+            in_grid=False,
+            in_estimator=False,
+            is_path=True,
+        )
+    )
+    test: str | None = field(
+        default=None,
+        metadata=told(
+            "Labelled images of the target's domain that stay out of training, to measure on instead of the target "
+            "itself.",
+            "Data",
+            in_grid=False,
+            in_estimator=False,
+            is_path=True,
+        ),
+    )
+    method: str = field(
+        default="wemnet", metadata=told("The method; acclimate methods lists them.", "Method", in_grid=False)
+    )
     options: Mapping[str, Any] = field(default_factory=dict)
-    backbone: str = "efficientnet_lite0"
-    weights: str | None = None
-    tune: Tune | Literal["auto"] = "auto"
-    bottleneck: int | None = 256
-    augment: Augment | Literal["auto"] = "auto"
+    backbone: str = field(
+        default="efficientnet_lite0", metadata=told("The network; acclimate backbones lists them.", "Network")
+    )
+    weights: str | None = field(
+        default=None, metadata=told("A file of weights for it: .safetensors, .pth or .pt.", "Network", is_path=True)
+    )
+    tune: Literal["auto"] | Tune = field(
+        default="auto",
+        metadata=told(
+            "Train the head on frozen features that are computed once, the backbone's top stage as well, or all of it. "
+            "auto: head on a CPU, all on a GPU and for networks without pretrained weights.",
+            "Network",
+        ),
+    )
+    bottleneck: int = field(
+        default=256,
+        metadata=told(
+            "Length of the feature that methods work on; 0: the backbone's own.", "Network", least=0, most=2**16
+        ),
+    )
+    augment: Literal["auto"] | Augment = field(
+        default="auto",
+        metadata=told(
+            "Random views in training. Cached features can only be flipped. auto: crop+flip where a pretrained "
+            "backbone is trained, else none.",
+            "Network",
+        ),
+    )
     recipe: Recipe = field(default_factory=Recipe)
-    seed: int = 0
-    device: str = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    cache_precision: Precision = "fp16"
-    allow_class_mismatch: bool = False
-    keep_images: KeepImages = "auto"
-    checkpoint_seconds: float = 10.0
-    track: TrackerName = "none"
+    seed: int = field(
+        default=0,
+        metadata=told(
+            "Seed of everything random.", "Training", least=0, most=2**64 - 1, in_grid=False, in_estimator=False
+        ),
+    )
+    device: str = field(default="auto", metadata=told("cpu, cuda, or auto: a GPU if there is one.", "Machine"))
+    precision: Literal["auto", "fp32", "bf16"] = field(
+        default="auto",
+        metadata=told("Precision of the backbone. auto: bf16 where the hardware is made for it.", "Machine"),
+    )
+    cache_precision: Precision = field(
+        default="fp16", metadata=told("Precision of cached features; fp32 takes twice the room.", "Machine")
+    )
+    allow_class_mismatch: bool = field(
+        default=False,
+        metadata=told("Accept a labelled target whose classes are not the source's.", "Data", in_estimator=False),
+    )
+    keep_images: KeepImages = field(
+        default="auto",
+        metadata=told(
+            "Where images are kept, resized, when they are trained on.",
+            "Machine",
+            in_estimator=False,
+            changes_result=False,
+        ),
+    )
+    checkpoint_seconds: float = field(
+        default=10.0,
+        metadata=told("Seconds between checkpoints.", "Machine", least=0, in_estimator=False, changes_result=False),
+    )
+    tracker: TrackerName = field(
+        default="none",
+        metadata=told(
+            "Show the training in this tracker as well.", "Machine", in_estimator=False, changes_result=False
+        ),
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
+        _check(self)
         registry.load(self.method)  # refuses an unknown name
         check_options(self.method, dict(self.options))
-        choices = {"tune": ("auto", *get_args(Tune)), "augment": ("auto", *get_args(Augment)), "precision": PRECISIONS}
-        choices |= {
-            "cache_precision": get_args(Precision),
-            "keep_images": get_args(KeepImages),
-            "track": get_args(TrackerName),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise OptionError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}.")
-        if self.bottleneck is not None and self.bottleneck < 1:
-            raise OptionError(f"bottleneck must be at least 1, or none, not {self.bottleneck}.")
-        if not 0 <= self.seed < 2**64:
-            raise OptionError(f"seed must be a whole number from 0 to 2^64 - 1, not {self.seed}.")
-        if not self.checkpoint_seconds >= 0:
-            raise OptionError(f"checkpoint_seconds must be a number from 0 up, not {self.checkpoint_seconds}.")
+
+    @classmethod
+    def of(cls, **given: Any) -> Settings:
+        """The settings with these entries, those of the recipe included.
+
+        An entry of the recipe that is not given, or None, is the method's own, or else the default.
+        """
+        recipe = {name: given.pop(name) for name in RECIPE if name in given}
+        method = registry.load(given.get("method", SETTINGS["method"].default))
+        return cls(recipe=Recipe.of(method, **recipe), **given)
 
     def as_dict(self) -> dict[str, Any]:
         """Everything on one level, the recipe's entries included, for JSON."""
         entries = {**asdict(self), "options": dict(self.options)}
         recipe: dict[str, Any] = entries.pop("recipe")
         return {**entries, **recipe}
+
+
+def _check(settings: Recipe | Settings) -> None:
+    """Check every setting of an instance, and put what it is checked to in its place."""
+    for name, declared in declarations(type(settings)).items():
+        object.__setattr__(settings, name, declared.checked(getattr(settings, name)))
+
+
+RECIPE: Mapping[str, Declared] = declarations(Recipe)
+"""The settings of a recipe, by name."""
+
+SETTINGS: Mapping[str, Declared] = {**declarations(Settings), **RECIPE}
+"""All settings, by name."""
+
+OF_A_ROW: Mapping[str, Declared] = {name: one for name, one in SETTINGS.items() if one.setting.in_grid}
+"""The settings that a grid may set for a row; the others are those of a task, or the grid's own."""
+
+OF_AN_ESTIMATOR: Mapping[str, Declared] = {name: one for name, one in SETTINGS.items() if one.setting.in_estimator}
+"""The settings that are parameters of the estimator."""
+
+
+def setting(name: str, among: Mapping[str, Declared] = SETTINGS, where: str = "A run") -> Declared:
+    """The setting of this name.
+
+    Raises:
+        OptionError: There is none, or not among these.
+    """
+    if name not in among:
+        close = difflib.get_close_matches(name, among, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(among)}."
+        raise OptionError(f"{where} has no setting {name!r}; {hint}")
+    return among[name]

@@ -402,7 +402,7 @@ def test_the_command_line_is_above_the_row_and_the_row_above_the_grid(grid: Path
     rows = grid_of(str(grid), overrides={"batch_size": 4}).rows
     assert [(r.settings["steps"], r.settings["batch_size"]) for r in rows] == [(6, 4), (8, 4)]
     rows = grid_of(str(grid), overrides={"steps": 3, "bottleneck": 0}).rows
-    assert [(r.settings["steps"], r.settings["bottleneck"]) for r in rows] == [(3, None)] * 2
+    assert [(r.settings["steps"], r.settings["bottleneck"]) for r in rows] == [(3, 0)] * 2
 
 
 def test_rows_are_chosen_by_their_names_or_their_methods(grid: Path) -> None:
@@ -436,9 +436,9 @@ def test_the_papers_names_stand_for_methods_and_options(tmp_path: Path) -> None:
         ("tasks = [", "task = [", r"[data] has no entry 'task'; did you mean tasks?"),
         ('tasks = ["S-T"]', 'tasks = ["S-U"]', "There is no task 'S-U'; did you mean S-T?"),
         ("batch_size", "batchsize", "[settings] has no setting 'batchsize'; did you mean batch_size?"),
-        ("steps = 6", 'steps = "6"', "The setting steps cannot be '6': correct it in [settings]."),
-        ("steps = 6", "steps = true", "The setting steps cannot be True: correct it in [settings]."),
-        ("steps = 6", "steps = 0", "steps must be at least 1, not 0."),
+        ("steps = 6", 'steps = "6"', "[settings]: steps must be a whole number from 1 to 1,000,000,000, not '6'."),
+        ("steps = 6", "steps = true", "[settings]: steps must be a whole number from 1 to 1,000,000,000, not True."),
+        ("steps = 6", "steps = 0", "[settings]: steps must be a whole number from 1 to 1,000,000,000, not 0."),
         ('name = "ours"\n', "", "Row 2 has no name: give it one."),
         ('name = "ours"', 'name = "source-only"', "The grid has several rows called source-only: give each once."),
         ("seeds = [0, 1]", "seeds = [1, 1]", "The grid has several seeds called 1: give each once."),
@@ -467,10 +467,9 @@ def test_what_a_grid_cannot_say_is_refused(grid: Path, tmp_path: Path, old: str,
         (("--methods", "our"), "The grid has no row 'our'; did you mean ours?"),
         (("--tasks", "T-U"), "There is no task 'T-U'"),
         (("--seeds", "0,a"), "--seeds takes whole numbers with commas between, not '0,a'."),
-        (("--jobs", "0"), "--jobs must be at least 1, not 0."),
-        (("--threads", "0"), "--threads must be at least 1, not 0."),
+        (("--jobs", "0"), "--jobs must be a whole number from 1 to 1,024, not 0."),
+        (("--threads", "0"), "--threads must be a whole number from 1 to 1,024, not 0."),
         (("--benchmark", "pacs"), "--benchmark does not go with the grid"),
-        (("--tune", "half"), "tune must be one of"),
     ],
 )
 def test_what_the_command_cannot_say_is_refused(

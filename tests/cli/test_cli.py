@@ -21,7 +21,6 @@ from acclimate.methods import options as method_options
 from acclimate.methods import registry
 from acclimate.methods.options import describe
 from acclimate.networks.backbones import list_backbones
-from acclimate.settings import METHODS_OWN, Recipe, Settings
 from tiny import acclimate, pictures, refused, succeeds, vectors
 
 GROUP: Any = typer.main.get_command(app)
@@ -75,24 +74,6 @@ def test_help_tells_of_every_option(command: str) -> None:
             assert name in shown
         if isinstance(parameter, click.Option) and parameter.default not in (None, False):
             assert f"[default: {parameter.default}]" in shown
-
-
-def test_fit_tells_of_every_setting_of_the_recipe() -> None:
-    options = {name for parameter in GROUP.commands["fit"].params for name in parameter.opts}
-    fields = {*Recipe.__dataclass_fields__, *Settings.__dataclass_fields__} - {
-        "options",
-        "recipe",
-    }
-    assert {f"--{name.replace('_', '-')}" for name in fields} <= options
-
-
-def test_the_options_default_to_the_library_s() -> None:
-    defaults = {parameter.name: parameter.default for parameter in GROUP.commands["fit"].params}
-    settings, recipe = Settings("s", "t"), Recipe()
-    for name in Recipe.__dataclass_fields__:
-        assert defaults[name] == (None if name in METHODS_OWN else getattr(recipe, name)), name
-    for name in Settings.__dataclass_fields__.keys() - {"source", "target", "options", "recipe"}:
-        assert defaults[name] == getattr(settings, name), name
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -293,7 +274,7 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_mistaken_demo_writes_nothing(tmp_path: Path) -> None:
     assert "did you mean wemnet" in refused("demo", "--out", tmp_path / "demo", "--method", "wemnt")
-    assert "steps must be at least 1" in refused("demo", "--out", tmp_path / "demo", "--steps", "0")
+    assert "steps must be a whole number from 1" in refused("demo", "--out", tmp_path / "demo", "--steps", "0")
     assert not (tmp_path / "demo").exists()
     (tmp_path / "file").touch()
     assert "cannot be written" in refused("demo", "--out", tmp_path / "file", "--steps", "1")

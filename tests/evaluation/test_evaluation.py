@@ -237,7 +237,7 @@ class Small(Method):
     """Its output differs between training and evaluation mode, and it remembers how it was asked."""
 
     def __init__(self, features: tuple[str, ...] = ("f", "f_hat_d")) -> None:
-        super().__init__(Network(nn.Identity(), nn.Identity(), 4, bottleneck=None, level="vector"), 3)
+        super().__init__(Network(nn.Identity(), nn.Identity(), 4, bottleneck=0, level="vector"), 3)
         self.classifier = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3))
         self.critic = nn.Linear(4, 1)
         self.frozen = nn.BatchNorm1d(4)

@@ -23,7 +23,7 @@ from acclimate.methods import registry
 from acclimate.methods.base import Method, Objective
 from acclimate.methods.options import check_options
 from acclimate.networks.network import Network
-from acclimate.settings import METHODS_OWN, Recipe
+from acclimate.settings import RECIPE, Recipe
 from acclimate.training import Checkpoint, train
 
 K, D, N_S, N_T = 3, 10, 40, 30
@@ -235,7 +235,7 @@ def test_its_options_are_keywords_with_defaults_and_documented(name: str) -> Non
     assert cls.rows
     for values in cls.rows.values():
         check_options(name, dict(values))
-    assert cls.recipe.keys() <= set(METHODS_OWN)
+    assert cls.recipe.keys() <= {name for name, one in RECIPE.items() if one.setting.of_method}
     assert isinstance(Recipe.of(cls), Recipe)
     assert all(f"\n    {p.name}: " in doc for p in options)
 

@@ -223,7 +223,7 @@ def test_five_steps_of_training_are_five_steps_of_four_optimisers() -> None:
 
 
 def test_the_critic_tells_k_classes_and_the_generator_is_told_one_more() -> None:
-    method = GTA(Network(nn.Identity(), nn.Identity(), 7, bottleneck=None), K, image_size=S, width=2)
+    method = GTA(Network(nn.Identity(), nn.Identity(), 7, bottleneck=0), K, image_size=S, width=2)
     v, d = method.critic(torch.zeros(B, 3, S, S))
     assert v.shape == (B, K)
     assert d.shape == (B,)
@@ -250,7 +250,7 @@ def test_the_sources_images_are_scaled_to_the_generators_range() -> None:
 
 
 def test_weights_start_small() -> None:
-    method = GTA(Network(nn.Identity(), nn.Identity(), 7, bottleneck=None), K, image_size=S, width=8)
+    method = GTA(Network(nn.Identity(), nn.Identity(), 7, bottleneck=0), K, image_size=S, width=8)
     for module in (method.generator, method.critic):
         for name, p in module.named_parameters():
             if p.ndim > 1:

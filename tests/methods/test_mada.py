@@ -143,7 +143,7 @@ def test_discriminators_that_know_nothing_cost_k_times_log_2() -> None:
 
 
 def test_with_one_class_it_is_dann_with_its_discriminator() -> None:
-    net = Network(nn.Identity(), nn.Identity(), 6, bottleneck=None)
+    net = Network(nn.Identity(), nn.Identity(), 6, bottleneck=0)
     method, (s, t) = MADA(net, 1, hidden=7, dropout=0.0).double(), batch()
     d = critic(copies(method), 0, torch.cat([s.x, t.x]))
     expected = -0.5 * (torch.sigmoid(d[:8]).log().mean() + (1 - torch.sigmoid(d[8:])).log().mean())
@@ -234,7 +234,7 @@ def test_predictions_and_domain_logits_read_f(tmp_path: Any) -> None:
 
 def test_separable_domains_get_logits_of_their_sign() -> None:
     torch.manual_seed(0)
-    net = Network(nn.Identity(), nn.Identity(), 6, bottleneck=None)
+    net = Network(nn.Identity(), nn.Identity(), 6, bottleneck=0)
     method = MADA(net, K, hidden=16)
     optimizer = torch.optim.SGD(method.critics.parameters(), lr=0.1, momentum=0.9)
     s = Labelled(torch.randn(64, 6) + 1.5, torch.arange(64) % K, torch.arange(64))

@@ -56,7 +56,7 @@ def build(*, shaken: bool = True, **options: Any) -> WEMNet:
 
 def on_features(**options: Any) -> WEMNet:
     """WEMNet whose input is f itself."""
-    net = Network(nn.Identity(), nn.Identity(), D, bottleneck=None)
+    net = Network(nn.Identity(), nn.Identity(), D, bottleneck=0)
     method = WEMNet(net, K, **{"hidden": HIDDEN, **options}).double()
     shake(method)
     method.progress = PROGRESS
@@ -439,7 +439,7 @@ def test_a_constant_weight_makes_a_mask_of_zeros(w_d: str) -> None:
 
 @pytest.mark.parametrize("channels", [3, 7, 10, 100, 256])
 def test_rounding_of_the_mean_does_not_unmask_a_constant_weight(channels: int) -> None:
-    method = WEMNet(Network(nn.Identity(), nn.Identity(), channels, bottleneck=None), 2, dim=False, sem=False)
+    method = WEMNet(Network(nn.Identity(), nn.Identity(), channels, bottleneck=0), 2, dim=False, sem=False)
     with torch.no_grad():
         for value in torch.linspace(0.01, 2, 50).tolist():
             method.critic.layers[0].weight.fill_(value)
@@ -501,7 +501,7 @@ def test_the_masks_of_the_next_step_follow_weights_that_have_moved(w_d: str) -> 
 )
 def test_the_kept_fraction_of_a_wide_random_weight(weights: Any, kept: float) -> None:
     channels = 200_000
-    net = Network(nn.Identity(), nn.Identity(), channels, bottleneck=None)
+    net = Network(nn.Identity(), nn.Identity(), channels, bottleneck=0)
     method = WEMNet(net, 2, dim=False, sem=False)
     with torch.no_grad():
         method.critic.layers[0].weight.copy_(weights(1, channels))

@@ -117,7 +117,7 @@ def test_preprocessing_is_timms() -> None:
 def test_a_network_trains_a_digits_backbone_pool_included(name: str) -> None:
     torch.manual_seed(0)
     backbone = load_backbone(name)
-    net = Network(backbone.body, backbone.pool, backbone.channels, bottleneck=None, pretrained=backbone.pretrained)
+    net = Network(backbone.body, backbone.pool, backbone.channels, bottleneck=0, pretrained=backbone.pretrained)
     f = net.train()(images(backbone, 4))
     f.square().sum().backward()
     assert f.shape == (4, backbone.channels)

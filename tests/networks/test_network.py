@@ -22,7 +22,7 @@ class Dtypes(nn.Module):
         return out
 
 
-def network(level: Level, bottleneck: int | None = 5) -> tuple[Network, tuple[int, ...]]:
+def network(level: Level, bottleneck: int = 5) -> tuple[Network, tuple[int, ...]]:
     """A network of each level, and the shape of one of its samples."""
     flat = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     if level == "image":
@@ -62,7 +62,7 @@ def test_pair_is_one_forward_pass_of_both_domains(level: Level) -> None:
 
 
 def test_without_a_bottleneck_the_feature_is_the_pooled_vector() -> None:
-    net, shape = network("vector", bottleneck=None)
+    net, shape = network("vector", bottleneck=0)
     x = torch.randn(7, *shape)
     assert net.dim == net.channels == 6
     assert torch.equal(net(x), x)

@@ -68,7 +68,7 @@ class Sided(Method):
 
 
 def test_features_are_the_method_s_own_in_evaluation_mode() -> None:
-    method = Sided(Network(nn.Identity(), nn.Identity(), 3, bottleneck=None, level="vector"))
+    method = Sided(Network(nn.Identity(), nn.Identity(), 3, bottleneck=0, level="vector"))
     method.train()
     x = np.random.default_rng(0).normal(size=(1, 5, 3)).astype(np.float32)
     expected = x[0] / np.sqrt(1 + 1e-5)
@@ -223,7 +223,7 @@ def attending(folder: Path) -> tuple[Model, Sided]:
     model = built(folder, "head")
     assert model.frozen is not None
     body = model.frozen.get_submodule("body")
-    method = Sided(Network(nn.Identity(), nn.Identity(), 3, bottleneck=None, level="map"))
+    method = Sided(Network(nn.Identity(), nn.Identity(), 3, bottleneck=0, level="map"))
     model.frozen, model.method = body, method
     return model, method
 

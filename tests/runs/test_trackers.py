@@ -45,7 +45,7 @@ def assert_curves_are_the_log(curves: dict[str, list[tuple[int, float]]], run: P
 
 def test_tensorboard_shows_what_is_logged(command: tuple[str, ...], tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    succeeds(*command, "--track", "tensorboard")
+    succeeds(*command, "--tracker", "tensorboard")
     assert_curves_are_the_log(tensorboard_curves(tmp_path / "run"), tmp_path / "run")
 
 
@@ -63,7 +63,7 @@ def test_a_run_that_goes_on_has_each_step_once(
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(experiment, "train", stops)
-    tracked = (*command, "--track", "tensorboard", "--checkpoint-seconds", "0")
+    tracked = (*command, "--tracker", "tensorboard", "--checkpoint-seconds", "0")
     assert acclimate(*tracked).exit_code == 130
     succeeds(*tracked)
     assert_curves_are_the_log(tensorboard_curves(tmp_path / "run"), tmp_path / "run")
@@ -72,10 +72,10 @@ def test_a_run_that_goes_on_has_each_step_once(
 def test_a_tracker_changes_no_result_and_not_which_run_it_is(command: tuple[str, ...], tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     succeeds(*command)
-    again = succeeds(*command, "--track", "tensorboard")
+    again = succeeds(*command, "--tracker", "tensorboard")
     assert "is finished already" in again.stderr
     other = [str(tmp_path / "other") if part == str(tmp_path / "run") else part for part in command]
-    succeeds(*other, "--track", "tensorboard")
+    succeeds(*other, "--tracker", "tensorboard")
     for name in ("model.safetensors", "predictions.csv", "metrics.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
     assert (tmp_path / "other" / "tensorboard").is_dir()
@@ -128,7 +128,7 @@ def test_the_others_get_the_same(
 ) -> None:
     recorder = Recorder()
     monkeypatch.setitem(sys.modules, name, recorder)
-    succeeds(*command, "--track", name)
+    succeeds(*command, "--tracker", name)
     rows = logged(tmp_path / "run")
     wanted = [(row["step"], {k: v for k, v in row.items() if k not in ("step", "stage")}) for row in rows]
     assert recorder.rows == wanted
@@ -140,7 +140,7 @@ def test_the_others_get_the_same(
         assert recorder.started["id"] == identity[:32]
     else:
         assert recorder.started["run_id"] is None
-        succeeds(*command, "--track", name, "--overwrite")
+        succeeds(*command, "--tracker", name, "--overwrite")
         assert recorder.started["run_id"] == "known"
 
 
@@ -149,7 +149,7 @@ def test_a_tracker_that_is_not_installed_is_refused_at_once(
     name: str, command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    assert refused(*command, "--track", name) == (
-        f"--track {name} needs a package: install it with `pip install {name}`."
+    assert refused(*command, "--tracker", name) == (
+        f"--tracker {name} needs a package: install it with `pip install {name}`."
     )
     assert not (tmp_path / "run").exists()

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from acclimate.bench.grid import OF_A_RUN, Grid
+from acclimate.bench.grid import Grid
 from acclimate.bench.plan import Cell, PlannedRun
 from acclimate.errors import RunsFailedError
 from acclimate.files import write_jsonl
-from acclimate.runs.directory import WITHOUT_EFFECT
+from acclimate.settings import OF_A_ROW
 
 
 class Board:
@@ -40,7 +40,7 @@ class Board:
 
     def _record(self, cell: Cell) -> dict[str, Any]:
         settings = cell.run.settings.as_dict()
-        kept = {name: value for name, value in settings.items() if name not in (*OF_A_RUN, *WITHOUT_EFFECT)}
+        kept = {name: settings[name] for name, declared in OF_A_ROW.items() if declared.setting.changes_result}
         kept["weights"] = kept["weights"] and Path(kept["weights"]).name
         return {
             "row": cell.row.name,

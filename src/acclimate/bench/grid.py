@@ -5,11 +5,10 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from itertools import permutations
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
 from acclimate.bench import papers
 from acclimate.datasets import catalogue
@@ -17,9 +16,7 @@ from acclimate.datasets.check import check
 from acclimate.datasets.find import find
 from acclimate.errors import DataError, OptionError
 from acclimate.methods import registry
-from acclimate.settings import Recipe, Settings
-
-OF_A_RUN = {"source", "target", "test", "method", "options", "recipe", "seed"}  # what the grid itself decides
+from acclimate.settings import OF_A_ROW, Settings, setting
 
 
 @dataclass(frozen=True)
@@ -78,18 +75,15 @@ class Grid:
 
 
 def settings_of(grid: Grid, row: Row, task: tuple[str, str], seed: int) -> Settings:
-    """The settings of one run. Where the grid says nothing of a recipe's entry, the method's own holds."""
-    names = {f.name for f in fields(Recipe)}
-    recipe = {name: value for name, value in row.settings.items() if name in names}
-    return Settings(
+    """The settings of one run. Where the grid says nothing of a recipe's entry, it is the method's own."""
+    return Settings.of(
         source=grid.domains[task[0]],
         target=grid.domains[task[1]],
         test=grid.tests.get(task[1]),
         method=row.method,
         options=row.options,
         seed=seed,
-        recipe=Recipe.of(registry.load(row.method), **recipe),
-        **{name: value for name, value in row.settings.items() if name not in names},
+        **row.settings,
     )
 
 
@@ -294,33 +288,13 @@ def _nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}."
 
 
-@cache
-def _setting_types() -> dict[str, frozenset[type]]:
-    """The types that each field of `Settings` and of `Recipe` takes which a grid may set."""
-    hints = {**get_type_hints(Settings), **get_type_hints(Recipe)}
-    return {name: frozenset(_types(hint)) for name, hint in hints.items() if name not in OF_A_RUN}
-
-
-def _types(hint: Any) -> Iterator[type]:
-    if get_origin(hint) is Literal:
-        yield from {type(choice) for choice in get_args(hint)}
-    elif get_args(hint):
-        for part in get_args(hint):
-            yield from _types(part)
-    else:
-        yield hint
-
-
 def _checked_settings(where: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same settings, whole numbers as floats where that is what the field holds, and bottleneck 0 as none."""
-    types = _setting_types()
+    """The same settings, each checked."""
     checked = {}
     for name, value in given.items():
-        if name not in types:
-            raise OptionError(f"{where} has no setting {name!r}; {_nearest(name, types)}")
-        if type(value) is int and float in types[name]:
-            value = float(value)
-        if type(value) not in types[name]:
-            raise OptionError(f"The setting {name} cannot be {value!r}: correct it in {where}.")
-        checked[name] = value or None if name == "bottleneck" else value
+        declared = setting(name, OF_A_ROW, where)
+        try:
+            checked[name] = declared.checked(value)
+        except OptionError as error:
+            raise OptionError(f"{where}: {error}") from error
     return checked

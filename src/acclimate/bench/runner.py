@@ -14,6 +14,8 @@ from acclimate.bench.workers import Maker, in_turn, side_by_side
 from acclimate.errors import OptionError
 from acclimate.screen import Screen
 
+MOST_AT_ONCE = 1024  # processes, or threads of one: more than any machine has, and fewer than bring it down
+
 
 def bench(
     grid: Grid, out: Path, screen: Screen, *, jobs: int = 1, threads: int = 1, keep_models: bool = False
@@ -37,8 +39,8 @@ def bench(
         AcclimateError: The grid or its data cannot be used.
     """
     for name, value in {"jobs": jobs, "threads": threads}.items():
-        if value < 1:
-            raise OptionError(f"--{name} must be at least 1, not {value}.")
+        if not 1 <= value <= MOST_AT_ONCE:
+            raise OptionError(f"--{name} must be a whole number from 1 to {MOST_AT_ONCE:,}, not {value}.")
     torch.set_num_threads(threads)
     tasks = Tasks(screen)
     cells = plan(grid, out, tasks)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from acclimate.cli.command import Debug, Json, Quiet, run_command
+from acclimate.cli.command import Debug, Json, Quiet, run_command, with_settings
 from acclimate.errors import OptionError
+from acclimate.settings import OF_A_ROW
 
 if TYPE_CHECKING:
     from acclimate.bench.tables import Sheet
     from acclimate.screen import Screen
 
 
+@with_settings(OF_A_ROW, unset=True)
 def bench(
+    given: dict[str, Any],
     out: Annotated[Path, typer.Option(help="The folder for the runs and records.jsonl.", rich_help_panel="Grid")],
     grid: Annotated[
         str | None, typer.Argument(metavar="[GRID]", help="A grid's .toml file, or the name of a paper's table.")
@@ -35,31 +38,6 @@ def bench(
         str | None, typer.Option(help="Take these tasks alone: SOURCE-TARGET,...", rich_help_panel="Grid")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="Take these seeds, such as 0,1,2.", rich_help_panel="Grid")] = None,
-    steps: Annotated[int | None, typer.Option(help="Steps of training.", rich_help_panel="Every run")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Images a step from each domain.", rich_help_panel="Every run")
-    ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate of new layers.", rich_help_panel="Every run")] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help="paper, tll or constant, as in fit.", rich_help_panel="Every run")
-    ] = None,
-    backbone: Annotated[str | None, typer.Option(help="The network.", rich_help_panel="Every run")] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="A file of weights for the network.", rich_help_panel="Every run")
-    ] = None,
-    tune: Annotated[
-        str | None, typer.Option(help="auto, head, top or all, as in fit.", rich_help_panel="Every run")
-    ] = None,
-    bottleneck: Annotated[
-        int | None,
-        typer.Option(help="Length of the feature; 0: the backbone's own.", rich_help_panel="Every run"),
-    ] = None,
-    augment: Annotated[str | None, typer.Option(help="Random views, as in fit.", rich_help_panel="Every run")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or auto.", rich_help_panel="Machine")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16.", rich_help_panel="Machine")] = None,
-    cache_precision: Annotated[
-        str | None, typer.Option(help="fp16, bf16 or fp32, as in fit.", rich_help_panel="Machine")
-    ] = None,
     jobs: Annotated[int, typer.Option(help="Runs at the same time.", rich_help_panel="Machine")] = 1,
     threads: Annotated[
         int,
@@ -81,20 +59,6 @@ def bench(
         from acclimate.bench import board, runner, tables
         from acclimate.bench import grid as grids
 
-        overrides = {
-            "steps": steps,
-            "batch_size": batch_size,
-            "lr": lr,
-            "schedule": schedule,
-            "backbone": backbone,
-            "weights": weights,
-            "tune": tune,
-            "bottleneck": bottleneck,
-            "augment": augment,
-            "device": device,
-            "precision": precision,
-            "cache_precision": cache_precision,
-        }
         made = grids.grid_of(
             grid,
             benchmark=benchmark,
@@ -102,7 +66,7 @@ def bench(
             only=_listed(methods_),
             tasks=_listed(tasks),
             seeds=_seeds(seeds),
-            overrides={name: value for name, value in overrides.items() if value is not None},
+            overrides=given,
         )
         records = runner.bench(made, out, screen, jobs=jobs, threads=threads, keep_models=keep_models)
         _show_sheets(tables.sheets(records), screen)

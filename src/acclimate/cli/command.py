@@ -1,25 +1,23 @@
-"""What the commands share: options, and how they end."""
+"""What the commands share: options, those of the settings among them, and how they end."""
 
 from __future__ import annotations
 
+import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from acclimate.errors import AcclimateError
+from acclimate.settings import Declared
 
 if TYPE_CHECKING:
     from acclimate.screen import Screen
 
-
-DATA_FORMS = (
-    "a folder of class folders, an image list (.txt, a line each: path label), a CSV with the columns path and label, "
-    "or an .npz with x and y"
-)
 
 FROM_CHECKPOINT = "the same command, without --overwrite, goes on from the last checkpoint"
 
@@ -32,6 +30,54 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that fit wrote with --out.")]
+
+
+def with_settings(
+    declared: Mapping[str, Declared], *, unset: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command an option for each of these settings.
+
+    Args:
+        declared: The settings, by name.
+        unset: Whether every option may be left out, and has no default.
+
+    Returns:
+        A decorator of a command, whose first argument are the settings given, by name.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def with_options(**values: Any) -> None:
+            given = {name: values.pop(name) for name in declared}
+            command({name: value for name, value in given.items() if value is not None}, **values)
+
+        own = [*inspect.signature(command, eval_str=True).parameters.values()][1:]
+        options = [_option(one, unset=unset) for one in declared.values()]
+        keyword_only = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in (*options, *own)]
+        with_options.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+        with_options.__name__, with_options.__doc__ = command.__name__, command.__doc__
+        with_options.__annotations__ = {}
+        return with_options
+
+    return decorate
+
+
+def _option(declared: Declared, *, unset: bool) -> inspect.Parameter:
+    """The option of a setting, as typer reads it from a signature."""
+    setting, name = declared.setting, declared.name.replace("_", "-")
+    names: list[str] = []
+    if declared.kind is bool:
+        names = [f"--{name}/--no-{name}" if unset else f"--{name}"]
+    text, default = setting.help, declared.default
+    if unset:
+        default = None
+    elif setting.of_method:
+        text, default = f"{text} Default: the method's own, mostly {default}.", None
+    elif default is MISSING:
+        default = inspect.Parameter.empty
+    kind: Any = Literal[declared.choices] if declared.choices else declared.kind
+    kind = kind | None if default is None else kind
+    annotation = Annotated[kind, typer.Option(*names, help=text, rich_help_panel=setting.group)]
+    return inspect.Parameter(declared.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 class Exit(int, Enum):

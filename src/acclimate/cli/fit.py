@@ -3,43 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from acclimate.cli.command import DATA_FORMS, FROM_CHECKPOINT, Debug, Json, Quiet, run_command
+from acclimate.cli.command import FROM_CHECKPOINT, Debug, Json, Quiet, run_command, with_settings
 from acclimate.errors import AcclimateError
-from acclimate.methods import options, registry
+from acclimate.methods import registry
+from acclimate.methods.options import parse_options
+from acclimate.settings import SETTINGS, Recipe, Settings
 
 if TYPE_CHECKING:
     from acclimate.screen import Screen
 
 
-OWN = "Default: the method's own, mostly"
-
-
+@with_settings(SETTINGS)
 def fit(
-    source: Annotated[str, typer.Option(help=f"Labelled images: {DATA_FORMS}.", rich_help_panel="Data")],
-    target: Annotated[
-        str,
-        typer.Option(
-            help="Images of the domain to adapt to, in the same forms or as a flat folder. Labels in it, if any, are "
-            "used to measure the result and for nothing else.",
-            rich_help_panel="Data",
-        ),
-    ],
+    given: dict[str, Any],
     out: Annotated[Path, typer.Option(help="The run directory to write.", rich_help_panel="Data")],
-    test: Annotated[
-        str | None,
-        typer.Option(
-            help="Labelled images of the target's domain that stay out of training, to measure on instead of the "
-            "target itself.",
-            rich_help_panel="Data",
-        ),
-    ] = None,
-    method: Annotated[
-        str, typer.Option(help="The method; acclimate methods lists them.", rich_help_panel="Method")
-    ] = "wemnet",
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="OPTION=VALUE", help="A method's option. Repeatable.", rich_help_panel="Method"),
@@ -48,101 +29,6 @@ def fit(
         bool,
         typer.Option(
             "--compare", help="Train source-only too, and show what adaptation gained.", rich_help_panel="Method"
-        ),
-    ] = False,
-    backbone: Annotated[
-        str, typer.Option(help="The network; acclimate backbones lists them.", rich_help_panel="Network")
-    ] = "efficientnet_lite0",
-    weights: Annotated[
-        Path | None,
-        typer.Option(help="A file of weights for it: .safetensors, .pth or .pt.", rich_help_panel="Network"),
-    ] = None,
-    tune: Annotated[
-        Literal["auto", "head", "top", "all"],
-        typer.Option(
-            help="Train the head on frozen features that are computed once, the backbone's top stage as well, or all "
-            "of it. auto: head on a CPU, all on a GPU and for networks without pretrained weights.",
-            rich_help_panel="Network",
-        ),
-    ] = "auto",
-    bottleneck: Annotated[
-        int,
-        typer.Option(
-            help="Length of the feature that methods work on; 0: the backbone's own.", rich_help_panel="Network"
-        ),
-    ] = 256,
-    augment: Annotated[
-        Literal["auto", "none", "flip", "crop", "crop+flip"],
-        typer.Option(
-            help="Random views in training. Cached features know none and flip. auto: crop+flip where a pretrained "
-            "backbone is trained, else none.",
-            rich_help_panel="Network",
-        ),
-    ] = "auto",
-    steps: Annotated[int, typer.Option(help="Steps of training.", rich_help_panel="Training")] = 1500,
-    batch_size: Annotated[int, typer.Option(help="Images a step from each domain.", rich_help_panel="Training")] = 32,
-    optimizer: Annotated[
-        Literal["sgd", "adam"] | None,
-        typer.Option(help=f"SGD with Nesterov momentum, or Adam. {OWN} sgd.", rich_help_panel="Training"),
-    ] = None,
-    lr: Annotated[
-        float | None, typer.Option(help=f"Learning rate of new layers. {OWN} 0.01.", rich_help_panel="Training")
-    ] = None,
-    backbone_lr: Annotated[
-        float | None,
-        typer.Option(help=f"Multiplier of it for pretrained layers. {OWN} 0.1.", rich_help_panel="Training"),
-    ] = None,
-    momentum: Annotated[
-        float | None, typer.Option(help=f"Momentum, or Adam's beta 1. {OWN} 0.9.", rich_help_panel="Training")
-    ] = None,
-    weight_decay: Annotated[
-        float | None, typer.Option(help=f"Weight decay. {OWN} 0.001.", rich_help_panel="Training")
-    ] = None,
-    schedule: Annotated[
-        Literal["paper", "tll", "constant"] | None,
-        typer.Option(
-            help="How the learning rate falls and the adaptation sets in: over the run (paper), over a fixed number of "
-            f"steps as in Transfer-Learning-Library (tll), or a constant rate. {OWN} paper.",
-            rich_help_panel="Training",
-        ),
-    ] = None,
-    decay: Annotated[
-        float | None,
-        typer.Option(help=f"a of the learning rate lr (1 + a progress)^-0.75. {OWN} 10.", rich_help_panel="Training"),
-    ] = None,
-    clip: Annotated[float | None, typer.Option(help="Largest norm of a gradient.", rich_help_panel="Training")] = None,
-    accumulate: Annotated[
-        int, typer.Option(help="Batches whose gradients are averaged into a step.", rich_help_panel="Training")
-    ] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.", rich_help_panel="Training")] = 0,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.", rich_help_panel="Machine")
-    ] = "auto",
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"],
-        typer.Option(help="Of the backbone. auto: bf16 where the hardware is made for it.", rich_help_panel="Machine"),
-    ] = "auto",
-    cache_precision: Annotated[
-        Literal["fp16", "bf16", "fp32"],
-        typer.Option(help="Of cached features; fp32 takes twice the room.", rich_help_panel="Machine"),
-    ] = "fp16",
-    keep_images: Annotated[
-        Literal["auto", "memory", "disk"],
-        typer.Option(help="Where images are kept, resized, when they are trained on.", rich_help_panel="Machine"),
-    ] = "auto",
-    checkpoint_seconds: Annotated[
-        float, typer.Option(help="Seconds between checkpoints.", rich_help_panel="Machine")
-    ] = 10.0,
-    track: Annotated[
-        Literal["none", "tensorboard", "mlflow", "wandb"],
-        typer.Option(help="Show the training in this tracker as well.", rich_help_panel="Machine"),
-    ] = "none",
-    allow_class_mismatch: Annotated[
-        bool,
-        typer.Option(
-            "--allow-class-mismatch",
-            help="Accept a labelled target whose classes are not the source's.",
-            rich_help_panel="Data",
         ),
     ] = False,
     overwrite: Annotated[
@@ -161,49 +47,14 @@ def fit(
     """
 
     def work(screen: Screen) -> None:
-        from acclimate.cli import show
+        from acclimate.cli.show import show_run
         from acclimate.runs.fit import fit as adapt
-        from acclimate.settings import Recipe, Settings
 
-        recipe = Recipe.of(
-            registry.load(method),
-            steps=steps,
-            batch_size=batch_size,
-            optimizer=optimizer,
-            lr=lr,
-            backbone_lr=backbone_lr,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            decay=decay,
-            clip=clip,
-            accumulate=accumulate,
-        )
-        settings = Settings(
-            source=source,
-            target=target,
-            test=test,
-            method=method,
-            options=options.parse_options(method, set_ or []),
-            backbone=backbone,
-            weights=str(weights) if weights else None,
-            tune=tune,
-            bottleneck=bottleneck or None,
-            augment=augment,
-            recipe=recipe,
-            seed=seed,
-            device=device,
-            precision=precision,
-            cache_precision=cache_precision,
-            allow_class_mismatch=allow_class_mismatch,
-            keep_images=keep_images,
-            checkpoint_seconds=checkpoint_seconds,
-            track=track,
-        )
+        settings = Settings.of(**given, options=parse_options(given["method"], set_ or []))
         record = adapt(settings, out, screen, compare=compare, overwrite=overwrite)
         if with_report:
             _write_report(out, screen)
-        show.show_run(record, out, screen)
+        show_run(record, out, screen)
 
     run_command(work, json=json, quiet=quiet, debug=debug, goes_on=FROM_CHECKPOINT)
 
@@ -226,23 +77,16 @@ def demo(
     """
 
     def work(screen: Screen) -> None:
-        from acclimate.cli import show
+        from acclimate.cli.show import show_run
         from acclimate.datasets.digits import write_digits
         from acclimate.runs.fit import fit as adapt
-        from acclimate.settings import Recipe, Settings
 
-        recipe = Recipe.of(registry.load(method), steps=steps)  # mistakes are told before anything is written
+        Recipe.of(registry.load(method), steps=steps)  # mistakes are told before anything is written
         source, target = write_digits(out / "images")
-        settings = Settings(
-            source=str(source),
-            target=str(target),
-            method=method,
-            backbone="lenet",
-            recipe=recipe,
-        )
+        settings = Settings.of(source=str(source), target=str(target), method=method, backbone="lenet", steps=steps)
         record = adapt(settings, out / method, screen, compare=True, overwrite=overwrite)
         _write_report(out / method, screen)
-        show.show_run(record, out / method, screen)
+        show_run(record, out / method, screen)
 
     run_command(work, json=json, quiet=quiet, debug=debug, goes_on=FROM_CHECKPOINT)
 

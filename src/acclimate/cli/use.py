@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acclimate.cli.command import DATA_FORMS, Debug, Device, Json, Quiet, RunFolder, run_command
+from acclimate.cli.command import Debug, Device, Json, Quiet, RunFolder, run_command
+from acclimate.settings import DATA_FORMS
 
 if TYPE_CHECKING:
     from acclimate.screen import Screen

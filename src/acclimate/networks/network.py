@@ -19,7 +19,7 @@ class Network(nn.Module):
         pool: From the encoder's output to (B, channels); identity where it is a vector already.
         channels: Length of the pooled vector.
         bottleneck: Length d of the feature f. A new layer Linear-BatchNorm-ReLU makes it (the networks of TLL);
-            None leaves it out, so d = channels.
+            0 leaves it out, so d = channels.
         level: What a batch holds.
         pretrained: Whether the encoder and the pool come with weights, so that they train at a lower learning rate.
         bf16: Run the encoder in bfloat16; everything after it is float32.
@@ -35,7 +35,7 @@ class Network(nn.Module):
         pool: nn.Module,
         channels: int,
         *,
-        bottleneck: int | None = 256,
+        bottleneck: int = 256,
         level: Level = "image",
         pretrained: bool = True,
         bf16: bool = False,

@@ -15,10 +15,10 @@ from acclimate.errors import DataError
 from acclimate.files import write_json
 from acclimate.runs.files import RUN_FILES
 from acclimate.runs.trackers import FOLDERS
+from acclimate.settings import SETTINGS
 from acclimate.training import Checkpoint
 
 BASELINE = "source_only"  # the baseline's method, and its folder in that of the run it is compared with
-WITHOUT_EFFECT = ("checkpoint_seconds", "keep_images", "track")  # settings that no result depends on
 
 
 class RunDirectory:
@@ -95,13 +95,16 @@ class RunDirectory:
 
 
 def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that change a result, on one level; a path is the same however it is written."""
-    paths = {
-        name: str(Path(settings[name]).resolve())
-        for name in ("source", "target", "test", "weights")
-        if settings.get(name)
+    """The settings that a result depends on; a path is the same however it is written."""
+    return {
+        name: str(Path(value).resolve()) if value and name in _PATHS else value
+        for name, value in settings.items()
+        if name not in _WITHOUT_EFFECT
     }
-    return {name: value for name, value in {**settings, **paths}.items() if name not in WITHOUT_EFFECT}
+
+
+_PATHS = [name for name, declared in SETTINGS.items() if declared.setting.is_path]
+_WITHOUT_EFFECT = [name for name, declared in SETTINGS.items() if not declared.setting.changes_result]
 
 
 def check_folder(out: Path, source: str) -> None:

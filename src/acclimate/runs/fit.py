@@ -48,7 +48,7 @@ def fit(
         AcclimateError: The data or the options cannot be used, or training diverged.
     """
     pick_device(settings.device)  # refused before the data are read, which may take a while
-    check_tracker(settings.track)
+    check_tracker(settings.tracker)
     check_folder(out, settings.source)
     task = read_task(settings, screen)
     compare = compare and settings.method != BASELINE
@@ -147,7 +147,7 @@ def _train(
     saved = time.monotonic()
     shown = comparable(settings.as_dict())
     with (
-        tracking(settings.track, folder.path, folder.identity, shown, start) as tracker,
+        tracking(settings.tracker, folder.path, folder.identity, shown, start) as tracker,
         screen.progress(f"Training {settings.method}", recipe.steps, start) as meter,
     ):
         for step in train(method, ready.pair, recipe, checkpoint):

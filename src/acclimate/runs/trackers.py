@@ -35,7 +35,7 @@ def check_tracker(name: TrackerName) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise OptionError(f"--track {name} needs a package: install it with `pip install {name}`.") from error
+            raise OptionError(f"--tracker {name} needs a package: install it with `pip install {name}`.") from error
 
 
 @contextmanager
