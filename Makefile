@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types bench clean
+.PHONY: demo test lint types measure clean
 
 demo: $(VENV)/installed
 	$(BIN)/acclimate demo
@@ -18,13 +18,13 @@ lint: $(VENV)/installed-dev
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
-bench: $(VENV)/installed-dev
-	$(BIN)/python benchmarks/speed.py
-	$(BIN)/python benchmarks/methods.py
-	$(BIN)/python benchmarks/extraction.py
-	$(BIN)/python benchmarks/layout.py
-	$(BIN)/python benchmarks/fit.py
-	$(BIN)/python benchmarks/scale.py
+measure: $(VENV)/installed-dev
+	$(BIN)/python measurements/speed.py
+	$(BIN)/python measurements/methods.py
+	$(BIN)/python measurements/extraction.py
+	$(BIN)/python measurements/layout.py
+	$(BIN)/python measurements/fit.py
+	$(BIN)/python measurements/scale.py
 
 # The stamps are made anew when the dependencies change.
 $(VENV)/bin/python:

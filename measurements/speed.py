@@ -1,6 +1,6 @@
 """What a training step through Acclimate costs, against a loop over bare PyTorch that does the same mathematics.
 
-    python benchmarks/speed.py [--quick] [--table docs/results/speed.md]
+    python measurements/speed.py [--quick] [--table docs/results/speed.md]
 
 Both sides start from the same weights and see the same batches of the same arrays, which is checked: after the first
 steps their weights have to agree. The loop by hand computes the losses, the learning rates and the ramp, and nothing
@@ -372,8 +372,9 @@ def main() -> None:
     text = "\n\n".join(
         [
             "# Speed",
-            "A training step of `acclimate.training.train` against the loop over bare PyTorch in `benchmarks/speed.py` "
-            "that moves the same weights alike. Made by `python benchmarks/speed.py --table docs/results/speed.md`.",
+            "A training step of `acclimate.training.train` against the loop over bare PyTorch in "
+            "`measurements/speed.py` that moves the same weights alike. Made by "
+            "`python measurements/speed.py --table docs/results/speed.md`.",
             table(run(TUNED, tuning), run(CACHED, caching)),
             describe(tuning, caching, load),
         ]

@@ -1,6 +1,6 @@
 """How long a whole `acclimate fit` on cached features takes, from the command to the finished run.
 
-    python benchmarks/fit.py [--quick] [--source DIR --target DIR] [--table docs/results/fit.md]
+    python measurements/fit.py [--quick] [--source DIR --target DIR] [--table docs/results/fit.md]
 
 The features are in the cache before the first measured run, and every run is a process of its own. The runs of a round
 follow each other, in an order that is reversed every round. Importing PyTorch and timm, which every run begins with, is
@@ -115,7 +115,7 @@ def main() -> None:
         [
             "# A whole fit",
             f"`acclimate fit` on {what} whose features are in the cache, {steps:,} steps of 32 + 32, start-up "
-            "included. Made by `python benchmarks/fit.py --table docs/results/fit.md`.",
+            "included. Made by `python measurements/fit.py --table docs/results/fit.md`.",
             table(found),
             f"Medians of {rounds} runs, each a process of its own. Machine: {processor_name()}, {os.cpu_count()} "
             f"cores; PyTorch {torch.__version__} on {torch.get_num_threads()} of them; load average before the run: "

@@ -1,6 +1,6 @@
 """What a training step of a method costs here, against the same method in two other libraries of domain adaptation.
 
-    python benchmarks/peers.py [--quick] [--table docs/results/peers.md]
+    python measurements/peers.py [--quick] [--table docs/results/peers.md]
 
 The other side gets copies of the same networks with the same weights, the same batches, the same fused optimiser and,
 where its interface allows it, the same loss; a table says how far it is the same. Nothing in a peer is changed. The
@@ -585,7 +585,7 @@ def page(args: argparse.Namespace) -> str:
         [
             "# Beside other libraries",
             "A training step of the same method here and there. Made by "
-            "`python benchmarks/peers.py --table docs/results/peers.md`.",
+            "`python measurements/peers.py --table docs/results/peers.md`.",
             f"## pytorch-adapt {version('pytorch-adapt')}: fine-tuning {tuning.backbone} at {tuning.side} px, {both} "
             "images",
             "Everywhere it passes each domain by itself through the network and the discriminator, where we pass both "
@@ -629,7 +629,7 @@ def require_peers() -> None:
         for name in PEERS:
             importlib.import_module(name)
     except ImportError as error:
-        raise SystemExit(f"This benchmark needs both peers ({error}); install them with `{INSTALL}`.") from None
+        raise SystemExit(f"This measurement needs both peers ({error}); install them with `{INSTALL}`.") from None
 
 
 def main() -> None:

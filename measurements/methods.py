@@ -1,10 +1,10 @@
 """What a step of each method costs, against source-only and against a bare loop over the method's own objectives.
 
-    python benchmarks/methods.py [--quick] [--table docs/results/cost.md]
+    python measurements/methods.py [--quick] [--table docs/results/cost.md]
 
 The bare loop takes the objectives that the method yields, with an optimiser for the parameters of each, and does no
 more: it checks nothing, reports nothing, and can be neither interrupted nor resumed. Both sides start from the same
-weights and see the same batches. `benchmarks/speed.py` compares four methods with losses written out by hand as well.
+weights and see the same batches. `measurements/speed.py` compares four methods with losses written out by hand as well.
 
 The sides take turns step by step, in an order that is reversed every round, and each ratio is that of two steps of one
 round, so that whatever else the machine does falls on both.
@@ -243,7 +243,7 @@ def page(args: argparse.Namespace) -> str:
     return "\n\n".join(
         [
             "# Cost of a step",
-            "Made by `python benchmarks/methods.py --table docs/results/cost.md`.",
+            "Made by `python measurements/methods.py --table docs/results/cost.md`.",
             f"## Fine-tuning {tuning.backbone} at {tuning.side} px, {tuning.batch} + {tuning.batch} images",
             "The aim is 1.1 of the bare loop.",
             table(tuning, iterative),

@@ -1,6 +1,6 @@
 """The training curves of several runs in one picture, and their means over tenths of the run as a table.
 
-    python benchmarks/curves.py --out FILE.svg NAME=RUN [NAME=RUN ...]
+    python measurements/curves.py --out FILE.svg NAME=RUN [NAME=RUN ...]
 
 RUN is a run directory; runs of the same NAME share a colour. The table goes to the screen.
 """

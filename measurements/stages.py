@@ -1,6 +1,6 @@
 """Which part of a network `--tune top` trains, for the smallest model of every family that timm has.
 
-    python benchmarks/stages.py [--families resnet convnext ...] [--table docs/results/stages.md]
+    python measurements/stages.py [--families resnet convnext ...] [--table docs/results/stages.md]
 
 Nothing is trained and nothing timed: networks get random weights, and the compute of their parts is counted.
 """
@@ -117,7 +117,7 @@ def page(families: list[str]) -> str:
             "# What `--tune top` trains",
             "",
             f"The smallest model of each of timm {timm.__version__}'s families, with random weights. Made by "
-            "`python benchmarks/stages.py --table docs/results/stages.md`.",
+            "`python measurements/stages.py --table docs/results/stages.md`.",
             "",
             f"**{divided} of {tried} divide**: there the trained stage, on the trunk's output, gives what the whole "
             "network gives. The others are refused in a sentence.",

@@ -1,9 +1,9 @@
 """What `acclimate fit` needs for a million images whose features are there: until its first step, in memory, a step.
 
-    python benchmarks/scale.py [--quick] [--folder DIR] [--table docs/results/scale.md]
+    python measurements/scale.py [--quick] [--folder DIR] [--table docs/results/scale.md]
 
 Each case makes its data first: class folders of empty files, and a cache that holds made rows for them and the note
-that none of them is broken, as an earlier run would have left it; or vectors in two .npz files. Then `experiment.fit`
+that none of them is broken, as an earlier run would have left it; or vectors in two .npz files. Then `runs.fit.fit`
 runs in a process of its own, whose screen notes the moment of the first step. A backbone with random weights is loaded
 and recognised by its weights, as in any run, but nothing is left for it to compute.
 
@@ -551,7 +551,7 @@ def page(folder: Path, plan: Plan, pairs: list[tuple[Case, Case]]) -> str:
         [
             "# Scale",
             "`acclimate fit` on data of growing size, whose features were computed before, against a small case that "
-            "stands for an empty run. Made by `python benchmarks/scale.py --table docs/results/scale.md`.",
+            "stands for an empty run. Made by `python measurements/scale.py --table docs/results/scale.md`.",
             "Start-up lasts from the end of the imports until the first training step has been made: reading the "
             "folders or the arrays, recognising the images and the run, loading the backbone, finding the rows. GB is "
             "what the rows take on the disk. Vectors have 2,048 numbers and the method is WEMNet; maps are "

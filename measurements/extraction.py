@@ -1,6 +1,6 @@
 """What computing frozen features costs: from image files to the cache, against loops that only run the network.
 
-    python benchmarks/extraction.py [--quick] [--images DIR] [--table docs/results/extraction.md]
+    python measurements/extraction.py [--quick] [--images DIR] [--table docs/results/extraction.md]
 
 The loops have their images in memory, prepared, and keep nothing. Acclimate's side reads and decodes files, prepares
 them, runs the network and writes the cache, which is new each time. Every side of every round is a process of its own,
@@ -192,7 +192,7 @@ def main() -> None:
         [
             "# Extraction of features",
             "Images a second from files to the cache, against loops over batches in memory. Made by "
-            "`python benchmarks/extraction.py --table docs/results/extraction.md`.",
+            "`python measurements/extraction.py --table docs/results/extraction.md`.",
             table(found),
             *(
                 [

@@ -1,6 +1,6 @@
 """What the layout of images and of weights in memory changes in a training step on a CPU.
 
-    python benchmarks/layout.py [--quick] [--table docs/results/layout.md]
+    python measurements/layout.py [--quick] [--table docs/results/layout.md]
 
 Each network with random weights takes DANN's steps twice: once as `acclimate fit` has it, once with the channels first
 throughout. The sides take turns step by step, in an order that is reversed every round. The time is the processor's, so
@@ -129,7 +129,7 @@ def page(cases: list[Case], rounds: int) -> str:
             "A step of DANN on a CPU as `acclimate fit` takes it, against one where the channels of images, maps and "
             "weights come first. Images from files come channels last, which PyTorch's convolutions take up by "
             "themselves, and their weights are kept so too; for cached maps the weights are where some of a network's "
-            "convolutions are grouped. Made by `python benchmarks/layout.py --table docs/results/layout.md`.",
+            "convolutions are grouped. Made by `python measurements/layout.py --table docs/results/layout.md`.",
             "\n".join(lines),
             f"Random weights, one thread; medians of {rounds} rounds in milliseconds of processor time, and the median "
             f"and middle half of the ratios round by round. Machine: {processor_name()}, {os.cpu_count()} cores; "
