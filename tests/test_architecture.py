@@ -1,71 +1,169 @@
-"""The layers of the package import downwards only, and importing the package is cheap."""
+"""The order of the packages: imports point down, form no circle, and agree with the drawing in docs/architecture.md."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-
-import pytest
+from typing import NamedTuple
 
 import acclimate
 from acclimate.methods import registry
 
 ROOT = Path(acclimate.__file__).parent
-ORDER = [
-    {"__init__", "errors", "choices", "progress", "threads"},
+DRAWING = ROOT.parents[1] / "docs" / "architecture.md"
+
+ORDER = [  # from the ground up; what stands on one floor does not import its neighbours
+    {"errors", "choices", "progress", "threads"},
     {"files", "machine", "screen"},
     {"data"},
     {"datasets", "networks", "cache"},
     {"methods"},
-    {"settings"},
-    {"training"},
-    {"evaluation"},
-    {"model"},
+    {"settings", "evaluation"},
+    {"training", "model"},
     {"runs"},
-    {"bench"},
+    {"bench", "estimator"},
     {"report"},
-    {"estimator", "cli"},
+    {"cli"},
     {"__main__"},
 ]
-LAYER = {part: level for level, parts in enumerate(ORDER) for part in parts}
-FILES = sorted(ROOT.rglob("*.py"))
+FLOOR = {part: floor for floor, parts in enumerate(ORDER) for part in parts}
+GROUND = ORDER[0] | ORDER[1]  # what all may use, so that the drawing leaves these arrows out
+FACE = "acclimate"  # the public names, imported when they are asked for: the one thing that may look up
 
 
-def part_of(file: Path) -> str:
-    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+class Import(NamedTuple):
+    """An import of a module of the package by another, both as dotted names."""
+
+    by: str
+    of: str
+    at_module_level: bool
 
 
-def imported(file: Path) -> set[str]:
-    """The parts of the package that a file imports, wherever in it the import stands."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "acclimate":
-            rest = node.module.split(".")[1:]
-            found |= {rest[0]} if rest else {alias.name for alias in node.names}
+def name_of(file: Path) -> str:
+    parts = ("acclimate", *file.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(file): file for file in ROOT.rglob("*.py")}
+
+
+def part_of(module: str) -> str:
+    """The package or the file below `acclimate` that a module belongs to."""
+    return module.split(".")[1]
+
+
+@cache
+def imports() -> list[Import]:
+    """Every import of the package by itself, wherever it stands: in a function and for types alone, too."""
+    return [found for module, file in FILES.items() for found in imports_in(module, file)]
+
+
+def imports_in(module: str, file: Path) -> Iterator[Import]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import, which this test does not follow"
+            assert node.module
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            names = [name if name in FILES else node.module for name in names]
         elif isinstance(node, ast.Import):
-            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("acclimate.")}
-    return {name for name in found if not name.startswith("__")}
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name in FILES and name != FACE:
+                yield Import(module, name, node in tree.body)
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(ROOT)))
-def test_imports_point_one_way(file: Path) -> None:
-    part = part_of(file)
-    if part == "__init__":  # the public names, imported when they are asked for
-        return
-    assert part in LAYER, f"{part} has no place in the order of the layers"
-    upwards = {name for name in imported(file) if LAYER[name] >= LAYER[part] and name != part}
-    assert not upwards, f"{part} imports {upwards}"
+def test_every_package_has_its_floor() -> None:
+    assert {part_of(module) for module in FILES if module != FACE} == FLOOR.keys()
 
 
-@pytest.mark.parametrize("file", sorted((ROOT / "methods").glob("*.py")), ids=lambda f: f.stem)
-def test_no_method_imports_another(file: Path) -> None:
-    if file.stem in ("__init__", "base", "registry", "options"):
-        return
-    modules = [n.module for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom) and n.module]
-    others = {m for m in modules if m.startswith("acclimate.methods") and not m.startswith("acclimate.methods.parts")}
-    assert others == {"acclimate.methods.base"}
+def test_imports_point_down() -> None:
+    crossing = [i for i in imports() if i.by != FACE and part_of(i.by) != part_of(i.of)]
+    assert len(crossing) > 100
+    assert not [i for i in crossing if FLOOR[part_of(i.of)] >= FLOOR[part_of(i.by)]]
+
+
+def test_imports_form_no_circle_inside_packages_either() -> None:
+    """Also counting what is imported within functions: those wait for speed's sake, not to break a circle."""
+    graph: dict[str, set[str]] = {}
+    for found in imports():
+        if found.by != FACE:
+            graph.setdefault(found.by, set()).add(found.of)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = " <- ".join(error.args[1])
+        raise AssertionError(f"These import each other: {circle}") from None
+
+
+def test_the_face_imports_nothing_before_it_is_asked() -> None:
+    upwards = [i for i in imports() if i.by == FACE]
+    assert upwards
+    assert not [i for i in upwards if i.at_module_level]
+
+
+# --- the drawing ---------------------------------------------------------------------------------------------------
+
+
+def drawn_floors() -> list[str]:
+    """What the drawing says on each floor, from the ground up."""
+    lines = DRAWING.read_text(encoding="utf-8").splitlines()
+    top = next(i for i, line in enumerate(lines) if line.strip().startswith("┌"))
+    bottom = next(i for i, line in enumerate(lines) if line.strip().startswith("└"))
+    floors: list[str] = [""]
+    for line in lines[top + 1 : bottom]:
+        if line.strip().startswith("├"):
+            floors.append("")
+        else:
+            floors[-1] += line.split("│")[1]
+    return floors[::-1]
+
+
+def drawn_parts(floor: str) -> dict[str, set[str]]:
+    """The packages of a floor and where their arrows point."""
+    entries = [entry for entry in re.split(r" {2,}", floor.strip()) if entry]
+    found = {}
+    for entry in entries:
+        name, _, targets = entry.partition("─►")
+        found[name.strip()] = {target.strip() for target in targets.split(",") if target.strip()}
+    return found
+
+
+def test_the_drawing_has_the_floors_of_this_test() -> None:
+    assert [set(drawn_parts(floor)) for floor in drawn_floors()] == ORDER
+
+
+def test_the_drawing_has_the_arrows_of_the_code() -> None:
+    """Each package's arrows point to what it imports and reaches in no other way; the ground is left out."""
+    graph: dict[str, set[str]] = {part: set() for part in FLOOR}
+    for by, of in ((part_of(i.by), part_of(i.of)) for i in imports() if i.by != FACE):
+        if FLOOR[of] < FLOOR[by] and of not in GROUND:
+            graph[by].add(of)
+    arrows = {by: {of for of in targets if not reached(graph, targets - {of}, of)} for by, targets in graph.items()}
+    assert {part: targets for floor in drawn_floors() for part, targets in drawn_parts(floor).items()} == arrows
+
+
+def reached(graph: dict[str, set[str]], starts: set[str], goal: str) -> bool:
+    """Whether imports lead from one of the starts to the goal."""
+    return any(goal in graph[start] or reached(graph, graph[start], goal) for start in starts)
+
+
+# --- what else holds -----------------------------------------------------------------------------------------------
+
+
+def test_no_method_imports_another() -> None:
+    shared = {"acclimate.methods.base", "acclimate.methods.registry", "acclimate.methods.options"}
+    methods = {f"acclimate.methods.{name}" for name in registry.names()}
+    assert not [i for i in imports() if i.by in methods and i.of in methods]
+    assert not [i for i in imports() if i.by in methods and i.of in shared - {"acclimate.methods.base"}]
 
 
 def test_the_trainer_knows_no_method() -> None:
