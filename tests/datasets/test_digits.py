@@ -1,15 +1,17 @@
 """The two domains of digits that the demo runs on."""
 
+import hashlib
 from collections import Counter
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from acclimate.data.decode import picture, read_image
 from acclimate.data.domain import Domain, check_pair
 from acclimate.data.read import class_names, read_source, read_target
-from acclimate.datasets import digits
 from acclimate.datasets.digits import write_digits
 from acclimate.errors import DataError
 
@@ -65,12 +67,26 @@ def test_uci_images_keep_their_labels_and_shapes(written: tuple[Path, Path]) -> 
         assert np.corrcoef(box.ravel(), original.ravel())[0, 1] > 0.9
 
 
+def test_mnist_images_keep_their_pixels_and_order(written: tuple[Path, Path]) -> None:
+    paths = sorted(written[1].glob("*/*.png"), key=lambda path: path.name)
+    assert [path.stem for path in paths] == [f"{i:04}" for i in range(5000)]
+    assert [path.parent.name for path in paths] == [digit for digit in "0123456789" for _ in range(500)]
+    pixels = hashlib.sha256(b"".join(Image.open(path).tobytes() for path in paths))
+    assert pixels.hexdigest() == "2913c6b6527114b7307e1086335a7665e3f94c74aba3d67525e6f116bf5ae20f"
+
+
+def test_the_embedded_digits_name_their_licence_and_source() -> None:
+    text = resources.files("acclimate.datasets").joinpath("mnist_5000.txt").read_text(encoding="utf-8")
+    assert "LeCun" in text
+    assert "Attribution-ShareAlike 3.0" in text
+
+
 def test_a_complete_folder_is_not_loaded_again(written: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    def unexpected() -> digits.Digits:
+    def unexpected(*args: object, **options: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(digits, "_uci", unexpected)
-    monkeypatch.setattr(digits, "_mnist", unexpected)
+    monkeypatch.setattr("sklearn.datasets.load_digits", unexpected)
+    monkeypatch.setattr("numpy.load", unexpected)
     assert write_digits(written[0].parent) == written
 
 
