@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import inspect
 from collections.abc import Iterator
@@ -97,9 +98,20 @@ def recipe(name: str, steps: int) -> Recipe:
     )
 
 
-def same(a: Method, b: Method) -> bool:
+def same(a: nn.Module, b: nn.Module) -> bool:
     a_state, b_state = a.state_dict(), b.state_dict()
     return a_state.keys() == b_state.keys() and all(torch.equal(a_state[k], b_state[k]) for k in a_state)
+
+
+@every_method
+def test_the_network_it_is_given_stays_as_it_was(name: str) -> None:
+    cls = registry.load(name)
+    given = network(cls.needs)
+    untouched = copy.deepcopy(given)
+    cls(given, K, **SMALL.get(name, {}))
+    assert given.dim == untouched.dim
+    assert str(given) == str(untouched)
+    assert same(given, untouched)
 
 
 @every_method

@@ -69,6 +69,19 @@ def test_without_a_bottleneck_the_feature_is_the_pooled_vector() -> None:
     assert not list(net.parameters())
 
 
+@pytest.mark.parametrize("level", ["image", "map", "vector"])
+def test_leaving_out_the_bottleneck_gives_another_network_of_the_same_weights(level: Level) -> None:
+    net, shape = network(level)
+    x = torch.randn(7, *shape)
+    before = net.eval()(x)
+    without = net.without_bottleneck()
+    assert (without.dim, without.level) == (without.channels, level)
+    assert torch.equal(without.eval()(x), net.pool(net.map(x)))
+    assert {id(p) for p in without.parameters()} == {id(p) for p in net.encoder.parameters()}
+    assert net.dim == 5
+    assert torch.equal(net(x), before)
+
+
 def test_the_bottleneck_is_linear_batch_norm_relu() -> None:
     net, shape = network("vector")
     x = torch.randn(64, *shape)

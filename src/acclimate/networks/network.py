@@ -83,9 +83,22 @@ class Network(nn.Module):
         return x * std + mean
 
     def without_bottleneck(self) -> Network:
-        """The same network where f is the pooled vector itself, for methods in closed form, which train nothing."""
-        self.bottleneck, self.dim = nn.Identity(), self.channels
-        return self
+        """A network of the same encoder and pool where f is the pooled vector itself; this one stays as it is.
+
+        For methods in closed form: they train nothing, so nothing that is shared changes.
+        """
+        return Network(
+            self.encoder,
+            self.pool,
+            self.channels,
+            bottleneck=None,
+            level=self.level,
+            pretrained=self.pretrained,
+            bf16=self.bf16,
+            mean=self.mean,
+            std=self.std,
+            map_shape=self.map_shape,
+        )
 
 
 def lay_out_convolutions(module: nn.Module, *, images: bool) -> None:
