@@ -106,7 +106,9 @@ def test_the_record(arrays: tuple[str, ...], tmp_path: Path, monkeypatch: pytest
     assert data["target"].items() >= {"origin": arrays[3], "items": 24, "labelled": True}.items()
     assert len({data[side]["fingerprint"] for side in ("source", "target")}) == 2
     assert data["skipped"] == 0
-    assert {"python", "platform", "device", "threads", "torch", "timm", "numpy"} <= result["environment"].keys()
+    libraries = {"torch", "timm", "numpy", "pillow", "scikit-learn"}
+    assert result["environment"].keys() == {"python", "platform", "device", "threads"} | libraries
+    assert result["environment"]["numpy"] == np.__version__
     assert result["environment"]["torch"] == torch.__version__
     assert (result["steps"], result["selection"], result["resumed_at"]) == (10, "last step", None)
     assert {"classification", "adversarial"} == result["terms"].keys()

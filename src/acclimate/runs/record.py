@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
-import timm
 import torch
-import torchvision
 
 from acclimate.evaluation.scores import changes
 from acclimate.runs.directory import BASELINE
@@ -58,14 +55,13 @@ def data_json(task: Task) -> dict[str, Any]:
 
 def environment_json(device: torch.device) -> dict[str, Any]:
     """The machine and the versions that a run was made with."""
-    libraries = (torch, torchvision, timm, np, PIL)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         "threads": torch.get_num_threads(),
-        **{library.__name__: library.__version__ for library in libraries},
-        "sklearn": version("scikit-learn"),  # importing it takes seconds, and not every run needs it
+        "torch": torch.__version__,  # with the build, such as +cu130, which the package's metadata may lack
+        **{package: version(package) for package in ("timm", "numpy", "pillow", "scikit-learn")},
     }
 
 
