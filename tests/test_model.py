@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.data.domain import Domain
+from acclimate.data.inputs import ImageInputs
 from acclimate.data.read import read_target
 from acclimate.errors import DataError
 from acclimate.methods import registry
@@ -95,6 +96,23 @@ def test_a_loaded_model_predicts_the_same(kind: str, method: str, tmp_path: Path
     state, again = model.method.state_dict(), loaded.method.state_dict()
     assert state.keys() == again.keys()
     assert all(torch.equal(state[name], again[name]) for name in state)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_is_called_with_a_batch(kind: str, tmp_path: Path, weights: Path) -> None:
+    model, domain = built(kind, "dann", tmp_path, weights)
+    preprocess = model.setup.preprocess
+    inputs = model.inputs(domain) if preprocess is None else ImageInputs(domain, preprocess)
+    x = inputs.batch(np.arange(len(domain)), None)
+    state = {name: tensor.clone() for name, tensor in model.method.state_dict().items()}
+    z = model(x)
+    assert z.softmax(1).detach().numpy() == pytest.approx(model.predict(domain), abs=1e-3)  # the cache has 16 bits
+    assert model.method.training
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.method.state_dict().items())
+    z.sum().backward()
+    assert any(parameter.grad is not None for parameter in model.method.parameters())
+    with torch.inference_mode():
+        assert not model(x).requires_grad
 
 
 @pytest.mark.parametrize("kind", ["vectors", "scratch", "head", "top", "all"])

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 import acclimate
 from acclimate.cache.features import features
@@ -178,6 +178,23 @@ class Model:
                 f"{domain.origin} has vectors of {domain.items.shape[1]:,} numbers, but the model reads "
                 f"{self.setup.vector:,}: compute them with the features that it was trained on."
             )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Class logits (B, K) of a batch, in evaluation mode, whatever mode the method is in.
+
+        They have gradients unless the caller turns these off. `predict` differs by rounding where a part is frozen: it
+        takes that part's output from the cache, which keeps it as `setup.cache_precision` says.
+
+        Args:
+            x: Images (B, C, H, W), preprocessed as `setup.preprocess` says, or feature vectors (B, D).
+        """
+        with evaluation_mode(self.method, gradients=True):
+            return self.method.predict(self.method_input(x))
+
+    def method_input(self, x: Tensor) -> Tensor:
+        """What the method is given of a batch of images or vectors: the frozen part's output, or the batch itself."""
+        x = x.to(self.device)
+        return x if self.frozen is None else self.frozen(x)
 
     def predict(self, domain: Domain, track: Track = silent) -> Probabilities:
         """Class probabilities (N, K) of a domain."""

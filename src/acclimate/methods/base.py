@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
@@ -137,12 +137,17 @@ class Method(nn.Module, ABC):
 
 
 @contextmanager
-def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """No gradients, and every module in evaluation mode; afterwards each has its own mode back."""
+def evaluation_mode(module: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+    """Every module in evaluation mode, and no gradients; afterwards each has its own mode back.
+
+    Args:
+        module: It and the modules in it.
+        gradients: Leave it to the caller whether there are gradients.
+    """
     training = {part: part.training for part in module.modules()}
     module.eval()
     try:
-        with torch.inference_mode():
+        with nullcontext() if gradients else torch.inference_mode():
             yield
     finally:
         for part, mode in training.items():

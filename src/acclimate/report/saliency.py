@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from acclimate.methods.base import evaluation_mode
 from acclimate.model import Model
 from acclimate.report.embedding import Array
 
@@ -19,10 +20,8 @@ def attention_maps(model: Model, x: Tensor) -> dict[str, Array]:
 
     Source: TADA, figure 3.
     """
-    model.method.eval()
-    with torch.inference_mode():
-        x = x.to(model.device)
-        maps = model.method.attention(x if model.frozen is None else model.frozen(x))
+    with evaluation_mode(model.method):
+        maps = model.method.attention(model.method_input(x))
     return {name: weights.double().cpu().numpy() for name, weights in maps.items()}
 
 
@@ -69,11 +68,9 @@ def _maps_and_gradients(model: Model, x: Tensor, parts: list[nn.Module]) -> tupl
         return outputs[-1]
 
     handles = [part.register_forward_hook(keep) for part in parts]
-    model.method.eval()
     try:
         with torch.enable_grad():
-            x = x.to(model.device)
-            z = model.method.predict(x if model.frozen is None else model.frozen(x))  # (B, K)
+            z = model(x)  # (B, K)
             predicted = z.argmax(1)
             if not z.requires_grad:
                 return None
