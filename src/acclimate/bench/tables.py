@@ -14,8 +14,6 @@ from acclimate.errors import OptionError
 from acclimate.methods import options as method_options
 from acclimate.methods import registry
 
-UNADAPTED = "source_only"
-
 
 @dataclass
 class Sheet:
@@ -187,7 +185,7 @@ def _told(found: Difference) -> list[str | Figure]:
 
 def _baseline(results: Results, asked: str | None) -> str | None:
     if asked is None:
-        return next((row for row, record in results.rows.items() if record["method"] == UNADAPTED), None)
+        return next((row for row, record in results.rows.items() if record["method"] == registry.BASELINE), None)
     for row in results.rows:
         if registry.plain(row) == registry.plain(asked):
             return row

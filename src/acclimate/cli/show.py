@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from acclimate.evaluation.scores import Changes, Scores
-from acclimate.runs.directory import BASELINE
+from acclimate.methods.registry import BASELINE
 from acclimate.runs.files import RUN_FILES
 from acclimate.screen import WIDEST, Screen
 

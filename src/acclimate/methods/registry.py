@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from acclimate.methods.base import Method
 
 
+BASELINE = "source_only"  # the method that does not adapt, which the others are compared with
+
 NOT_METHODS = ("base", "options", "parts", "registry")  # what else lies in the folder
 
 

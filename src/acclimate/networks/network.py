@@ -91,7 +91,7 @@ class Network(nn.Module):
             self.encoder,
             self.pool,
             self.channels,
-            bottleneck=None,
+            bottleneck=0,
             level=self.level,
             pretrained=self.pretrained,
             bf16=self.bf16,

@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from acclimate.bench import figures, tables
 from acclimate.bench.records import METRICS, Record, Results
+from acclimate.methods.registry import BASELINE
 from acclimate.report.charts import ticks
 from acclimate.report.page import Report, render, written
-from acclimate.report.run import BASELINE
 from acclimate.report.words import Section
 
 

@@ -16,11 +16,12 @@ from acclimate.data.decode import picture
 from acclimate.data.domain import Domain, Indices
 from acclimate.data.inputs import ImageInputs, Inputs
 from acclimate.errors import AcclimateError
+from acclimate.methods.registry import BASELINE
 from acclimate.model import Model
 from acclimate.progress import Track
 from acclimate.report import saliency
 from acclimate.report.embedding import Array, a_distance, features, frozen_features, sample, tsne
-from acclimate.report.run import BASELINE, Data, Run
+from acclimate.report.run import Data, Run
 from acclimate.report.words import Section, shown
 from acclimate.runs.masks import compare_masks
 

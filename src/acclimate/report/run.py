@@ -19,9 +19,8 @@ from acclimate.errors import AcclimateError, DataError
 from acclimate.evaluation.answers import read_answers
 from acclimate.evaluation.scores import Probabilities, Scores
 from acclimate.methods import registry
+from acclimate.methods.registry import BASELINE
 from acclimate.runs.files import MetricsLog, read_probabilities
-
-BASELINE = "source_only"
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,12 +13,11 @@ from safetensors import SafetensorError
 
 from acclimate.errors import DataError
 from acclimate.files import write_json
+from acclimate.methods.registry import BASELINE
 from acclimate.runs.files import RUN_FILES
 from acclimate.runs.trackers import FOLDERS
 from acclimate.settings import SETTINGS
 from acclimate.training import Checkpoint
-
-BASELINE = "source_only"  # the baseline's method, and its folder in that of the run it is compared with
 
 
 class RunDirectory:

@@ -15,7 +15,8 @@ from acclimate.evaluation.scores import Scores, score
 from acclimate.files import write_json
 from acclimate.machine import pick_device
 from acclimate.methods.base import Method
-from acclimate.runs.directory import BASELINE, RunDirectory, check_folder, comparable, delete_run
+from acclimate.methods.registry import BASELINE
+from acclimate.runs.directory import RunDirectory, check_folder, comparable, delete_run
 from acclimate.runs.files import MetricsLog, write_predictions, write_skipped
 from acclimate.runs.masks import pack_masks
 from acclimate.runs.prepare import Prepared, prepare

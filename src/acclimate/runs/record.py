@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from acclimate.evaluation.scores import changes
-from acclimate.runs.directory import BASELINE
+from acclimate.methods.registry import BASELINE
 from acclimate.runs.files import MetricsLog, read_probabilities
 from acclimate.runs.task import Task
 
