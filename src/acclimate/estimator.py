@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
 from collections.abc import Sequence
@@ -22,10 +21,8 @@ from acclimate.data.broken import find_broken
 from acclimate.data.domain import Domain, LabelledDomain, check_pair
 from acclimate.data.read import domain_of
 from acclimate.errors import DataError
-from acclimate.evaluation.predict import predict
 from acclimate.evaluation.scores import Probabilities
 from acclimate.machine import pick_device
-from acclimate.methods.base import Method
 from acclimate.model import Model
 from acclimate.progress import Track
 from acclimate.runs.prepare import prepare
@@ -170,7 +167,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """
         check_is_fitted(self, "model_")
         domain = self._domain(X, reset=False)
-        return _probabilities(self.model_, domain, Screen(quiet=not self.verbose).track)
+        return self.model_.predict(domain, Screen(quiet=not self.verbose).track)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -290,22 +287,3 @@ def _seed(random_state: int | np.random.RandomState | None) -> int:
     """The seed of a fit. An int is the seed itself, so that the command line's runs can be repeated."""
     random = check_random_state(random_state)
     return int(random_state) if isinstance(random_state, Integral) else int(random.randint(np.iinfo(np.int32).max))
-
-
-def _probabilities(model: Model, domain: Domain, track: Track) -> Probabilities:
-    """The model's predictions; on feature vectors, they do not depend on what is predicted along with a sample.
-
-    In float32 the same row comes out differently, in the last bits, of a product of one row and of many. Classes that
-    are almost tied would change with the batch; in float64 the differences lie far below what anything shows.
-    """
-    if model.method.net.level != "vector":
-        return model.predict(domain, track)
-    return predict(_in_float64(model.method), model.inputs(domain, track=track), track=track)
-
-
-def _in_float64(method: Method) -> Method:
-    """A copy of a method on vectors, on the CPU, since not every device has float64."""
-    exact = copy.deepcopy(method).cpu().double()
-    for net in exact.networks:
-        net.bottleneck.register_forward_pre_hook(lambda _, args: args[0].double())
-    return exact

@@ -3,16 +3,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from torch import Tensor, nn
 
+from acclimate.choices import Level
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.data.inputs import ArrayInputs
 from acclimate.data.read import read_target
@@ -21,6 +23,7 @@ from acclimate.evaluation.answers import Answers, read_answers
 from acclimate.evaluation.predict import domain_errors, predict
 from acclimate.evaluation.scores import Changes, Scores, changes, domain_error, score
 from acclimate.methods.base import Method, Objective
+from acclimate.methods.source_only import SourceOnly
 from acclimate.networks.network import Network
 
 CLASSES = ("cat", "dog", "owl")
@@ -236,8 +239,8 @@ def test_changes() -> None:
 class Small(Method):
     """Its output differs between training and evaluation mode, and it remembers how it was asked."""
 
-    def __init__(self, features: tuple[str, ...] = ("f", "f_hat_d")) -> None:
-        super().__init__(Network(nn.Identity(), nn.Identity(), 4, bottleneck=0, level="vector"), 3)
+    def __init__(self, features: tuple[str, ...] = ("f", "f_hat_d"), level: Level = "vector") -> None:
+        super().__init__(Network(nn.Identity(), nn.Identity(), 4, bottleneck=0, level=level), 3)
         self.classifier = nn.Sequential(nn.Dropout(0.5), nn.Linear(4, 3))
         self.critic = nn.Linear(4, 1)
         self.frozen = nn.BatchNorm1d(4)
@@ -270,8 +273,9 @@ def modes(method: Method) -> dict[str, bool]:
     return {name: module.training for name, module in method.named_modules()}
 
 
-def test_predictions_are_the_softmax_of_the_logits_of_the_plain_view() -> None:
-    method, x = Small(), inputs(10)
+@pytest.mark.parametrize("level", get_args(Level))
+def test_predictions_are_the_softmax_of_the_logits_of_the_plain_view(level: Level) -> None:
+    method, x = Small(level=level), inputs(10)
     mode = modes(method)
     probabilities = predict(method, x, batch_size=4)
     W, b = (p.detach().double().numpy() for p in method.classifier.parameters())
@@ -279,10 +283,22 @@ def test_predictions_are_the_softmax_of_the_logits_of_the_plain_view() -> None:
     assert probabilities.dtype == np.float64
     assert probabilities == pytest.approx(z / z.sum(1, keepdims=True), abs=1e-6)
     assert probabilities.sum(1) == pytest.approx(np.ones(10), abs=1e-12)
-    assert method.sizes == [4, 4, 2]
     assert modes(method) == mode
     assert mode["frozen"] is False
     assert mode["classifier.0"] is True
+    assert all(parameter.dtype == torch.float32 for parameter in method.parameters())
+
+
+@given(st.data())
+@settings(max_examples=25, deadline=None)
+def test_a_vector_s_prediction_does_not_depend_on_its_company(data: st.DataObject) -> None:
+    torch.manual_seed(0)
+    method = SourceOnly(Network(nn.Identity(), nn.Identity(), 50, bottleneck=0, level="vector"), 10)
+    vectors = np.random.default_rng(0).normal(size=(1, 30, 50)).astype(np.float32)
+    every = predict(method, ArrayInputs(vectors))
+    rows = data.draw(st.lists(st.integers(0, 29), min_size=1, max_size=40))
+    some, size = ArrayInputs(vectors[:, rows]), data.draw(st.integers(1, 50))
+    np.testing.assert_allclose(predict(method, some, batch_size=size), every[rows], rtol=1e-12, atol=0)
 
 
 def test_predictions_report_their_progress() -> None:
