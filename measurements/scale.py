@@ -44,9 +44,10 @@ from acclimate.files import cache_folder, write_whole
 from acclimate.model import Model
 from acclimate.networks.backbone import weights_fingerprint
 from acclimate.networks.backbones import load_backbone
+from acclimate.progress import Meter
 from acclimate.runs import fit, prepare
 from acclimate.runs.task import Task
-from acclimate.screen import Meter, Screen
+from acclimate.screen import Screen
 from acclimate.settings import Recipe, Settings
 from speed import processor_name, put_out
 

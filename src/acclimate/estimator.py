@@ -24,10 +24,9 @@ from acclimate.errors import DataError
 from acclimate.evaluation.scores import Probabilities
 from acclimate.machine import pick_device
 from acclimate.model import Model
-from acclimate.progress import Track
+from acclimate.progress import NOBODY, Listener, Track
 from acclimate.runs.prepare import prepare
 from acclimate.runs.task import Task
-from acclimate.screen import Screen
 from acclimate.settings import OF_AN_ESTIMATOR, Settings
 from acclimate.training import train
 
@@ -129,7 +128,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             TypeError: `X` is sparse, or holds something else than numbers.
         """
         settings = self._settings()
-        screen = Screen(quiet=not self.verbose)
+        screen = self._listener()
         device = pick_device(settings.device)
         classes, task = self._task(X, y, X_target, screen.track)
         # The fork gives the caller torch's random numbers back as they were, on every device.
@@ -167,13 +166,20 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """
         check_is_fitted(self, "model_")
         domain = self._domain(X, reset=False)
-        return self.model_.predict(domain, Screen(quiet=not self.verbose).track)
+        return self.model_.predict(domain, self._listener().track)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
         return tags
+
+    def _listener(self) -> Listener:
+        if not self.verbose:
+            return NOBODY
+        from acclimate.screen import Screen
+
+        return Screen()
 
     def _settings(self) -> Settings:
         given = {name: getattr(self, name) for name in OF_AN_ESTIMATOR}

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from time import monotonic
-from typing import Protocol, SupportsFloat, TypeVar
+from typing import SupportsFloat, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
+
+from acclimate.progress import NOBODY, Meter
 
 T = TypeVar("T")
 
@@ -25,20 +27,8 @@ BAR_EVERY = 0.1
 LINE_EVERY = 30.0
 
 
-class Meter(Protocol):
-    """Shows how far a piece of work is."""
-
-    def update(self, done: int, terms: Mapping[str, SupportsFloat] | None = None) -> None:
-        """Say how much is done.
-
-        It may be called at every step: it looks at `terms`, the current values of a training's terms, only when it
-        shows them, so that values on a device need not be fetched before.
-        """
-        ...
-
-
 class Screen:
-    """What a command shows: progress, remarks and errors on stderr, results on stdout.
+    """The `Listener` of a command: it shows progress, remarks and errors on stderr, results on stdout.
 
     Args:
         quiet: Show no progress and no remarks, only results, warnings and errors.
@@ -90,7 +80,8 @@ class Screen:
         """
         description = printable(description, self._stderr)
         if self.quiet:
-            yield _Silent()
+            with NOBODY.progress(description, total, start) as meter:
+                yield meter
         elif not self._stderr.is_interactive:
             yield _Lines(self._tell, description, total, start)
         else:
@@ -124,13 +115,6 @@ def printable(text: str, console: Console) -> str:
     """The text without anything that could move the cursor, break the line or not be written by this console."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     return shown.encode(console.encoding, "backslashreplace").decode(console.encoding)
-
-
-class _Silent:
-    """The meter that shows nothing."""
-
-    def update(self, done: int, terms: Mapping[str, SupportsFloat] | None = None) -> None:
-        pass
 
 
 class _Lines:

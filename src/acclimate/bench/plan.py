@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from acclimate.bench.grid import Grid, Row, settings_of
+from acclimate.progress import Listener
 from acclimate.runs import task as fit
 from acclimate.runs.task import Task
-from acclimate.screen import Screen
 from acclimate.settings import Settings
 
 
@@ -37,7 +37,7 @@ class Cell(NamedTuple):
 class Tasks:
     """The tasks of a process, each read and checked once."""
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, screen: Listener) -> None:
         self.screen = screen
         self.read: dict[tuple[str, str, str | None, bool], Task] = {}
 

@@ -12,13 +12,13 @@ from acclimate.bench.grid import Grid
 from acclimate.bench.plan import Tasks, plan
 from acclimate.bench.workers import Maker, in_turn, side_by_side
 from acclimate.errors import OptionError
-from acclimate.screen import Screen
+from acclimate.progress import NOBODY, Listener
 
 MOST_AT_ONCE = 1024  # processes, or threads of one: more than any machine has, and fewer than bring it down
 
 
 def bench(
-    grid: Grid, out: Path, screen: Screen, *, jobs: int = 1, threads: int = 1, keep_models: bool = False
+    grid: Grid, out: Path, screen: Listener = NOBODY, *, jobs: int = 1, threads: int = 1, keep_models: bool = False
 ) -> list[dict[str, Any]]:
     """Make every run of a grid that is not made yet, the first seed of everything first.
 
@@ -27,7 +27,7 @@ def bench(
     Args:
         grid: What to run.
         out: The folder for `records.jsonl` and `runs`.
-        screen: Where progress is shown.
+        screen: Who is told how it comes along; nobody unless given.
         jobs: How many processes make runs; with one it is this one.
         threads: Threads of each. Only runs with equally many end with equal bits.
         keep_models: Keep the models' weights.
@@ -54,7 +54,7 @@ def bench(
     if done:
         screen.say(f"{done:,} of {len(runs):,} runs are finished already.")
     if jobs == 1:
-        making = in_turn(waiting, Maker(tasks, screen if screen.interactive else Screen(quiet=True), keep_models))
+        making = in_turn(waiting, Maker(tasks, screen if screen.interactive else NOBODY, keep_models))
     else:
         making = side_by_side(waiting, jobs, threads, keep_models)
     with screen.progress("Runs", len(runs), done) as meter:

@@ -15,14 +15,14 @@ import torch
 from acclimate.bench.plan import PlannedRun, Tasks
 from acclimate.errors import AcclimateError
 from acclimate.files import locked, write_json
+from acclimate.progress import NOBODY, Listener
 from acclimate.runs import fit
-from acclimate.screen import Screen
 
 
 class Maker:
     """Makes runs, one after the other."""
 
-    def __init__(self, tasks: Tasks, screen: Screen, keep_models: bool) -> None:
+    def __init__(self, tasks: Tasks, screen: Listener, keep_models: bool) -> None:
         self.tasks = tasks
         self.screen = screen
         self.keep_models = keep_models
@@ -113,8 +113,7 @@ def _serve(pipe: connection.Connection, threads: int, keep_models: bool) -> None
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the bench is interrupted, and ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    screen = Screen(quiet=True)
-    maker = Maker(Tasks(screen), screen, keep_models)
+    maker = Maker(Tasks(NOBODY), NOBODY, keep_models)  # the bench has told of the data, and tells of the runs
     while True:
         wanted, wait = pipe.recv()
         pipe.send(maker.make(wanted, wait=wait))

@@ -16,6 +16,7 @@ from acclimate.files import write_json
 from acclimate.machine import pick_device
 from acclimate.methods.base import Method
 from acclimate.methods.registry import BASELINE
+from acclimate.progress import NOBODY, Listener
 from acclimate.runs.directory import RunDirectory, check_folder, comparable, delete_run
 from acclimate.runs.files import MetricsLog, write_predictions, write_skipped
 from acclimate.runs.masks import pack_masks
@@ -23,13 +24,12 @@ from acclimate.runs.prepare import Prepared, prepare
 from acclimate.runs.record import compared, data_json, environment_json, terms_summary
 from acclimate.runs.task import Task, identity, read_task
 from acclimate.runs.trackers import Tracker, check_tracker, tracking
-from acclimate.screen import Screen
 from acclimate.settings import Settings
 from acclimate.training import Checkpoint, Step, train
 
 
 def fit(
-    settings: Settings, out: Path, screen: Screen, *, compare: bool = False, overwrite: bool = False
+    settings: Settings, out: Path, screen: Listener = NOBODY, *, compare: bool = False, overwrite: bool = False
 ) -> dict[str, Any]:
     """Adapt a classifier, and write a run directory.
 
@@ -38,7 +38,7 @@ def fit(
     Args:
         settings: What to do.
         out: The run directory.
-        screen: Where progress and results are shown.
+        screen: Who is told how it comes along; nobody unless given. `acclimate.screen.Screen()` shows it.
         compare: Train source-only with the same seed and data as well, in `out`/source_only.
         overwrite: Delete an earlier run in `out`, once the data and the options are known to be sound.
 
@@ -66,7 +66,7 @@ def run(
     settings: Settings,
     task: Task,
     out: Path,
-    screen: Screen,
+    screen: Listener,
     *,
     anew: bool = False,
     delete: Sequence[Path] = (),
@@ -77,7 +77,7 @@ def run(
         settings: What to do.
         task: The data.
         out: The run directory.
-        screen: Where progress is shown.
+        screen: Who is told how it comes along.
         anew: Begin at the start, whatever lies in `out`.
         delete: Folders whose runs are deleted when all is ready for training.
 
@@ -138,7 +138,7 @@ def _with_comparison(record: dict[str, Any], out: Path) -> dict[str, Any]:
 
 
 def _train(
-    settings: Settings, ready: Prepared, folder: RunDirectory, checkpoint: Checkpoint | None, screen: Screen
+    settings: Settings, ready: Prepared, folder: RunDirectory, checkpoint: Checkpoint | None, screen: Listener
 ) -> MetricsLog:
     """Train, and log and checkpoint on the way."""
     recipe, method = settings.recipe, ready.model.method
@@ -170,7 +170,7 @@ def _log(step: Step, method: Method, log: MetricsLog, tracker: Tracker) -> None:
     tracker.log(step.step, values)
 
 
-def _write_results(ready: Prepared, task: Task, out: Path, screen: Screen) -> Scores | None:
+def _write_results(ready: Prepared, task: Task, out: Path, screen: Listener) -> Scores | None:
     """Write the model, the predictions and what was left out; returns the scores, if there are labels to score with."""
     model, classes = ready.model, task.source.classes
     model.save(out)

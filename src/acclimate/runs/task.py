@@ -15,8 +15,8 @@ from acclimate.data.domain import Domain, LabelledDomain, check_pair
 from acclimate.data.read import read_source, read_target
 from acclimate.errors import DataError
 from acclimate.evaluation.answers import Answers, read_answers
+from acclimate.progress import Listener
 from acclimate.runs.directory import comparable
-from acclimate.screen import Screen
 from acclimate.settings import Settings
 
 
@@ -50,7 +50,7 @@ class Task:
         }
 
 
-def read_task(settings: Settings, screen: Screen) -> Task:
+def read_task(settings: Settings, screen: Listener) -> Task:
     """Read and check both domains before anything is computed.
 
     Raises:

@@ -15,13 +15,15 @@ from acclimate.evaluation.answers import read_answers
 from acclimate.evaluation.scores import Scores, score
 from acclimate.machine import pick_device
 from acclimate.model import Model
+from acclimate.progress import NOBODY, Listener
 from acclimate.runs.files import RUN_FILES, write_predictions
-from acclimate.screen import Screen
 
 MOST_WARNINGS = 10  # of images that cannot be read, one by one
 
 
-def predict_images(run: Path, data: str, out: Path, screen: Screen, *, device: str = "auto") -> dict[str, Any]:
+def predict_images(
+    run: Path, data: str, out: Path, screen: Listener = NOBODY, *, device: str = "auto"
+) -> dict[str, Any]:
     """Classify images with the model of a run, and write a CSV like the run's own predictions.csv.
 
     Returns:
@@ -49,7 +51,7 @@ def predict_images(run: Path, data: str, out: Path, screen: Screen, *, device: s
 
 
 def evaluate_images(
-    run: Path, data: str, screen: Screen, *, device: str = "auto", allow_mismatch: bool = False
+    run: Path, data: str, screen: Listener = NOBODY, *, device: str = "auto", allow_mismatch: bool = False
 ) -> tuple[str, Scores]:
     """Measure the model of a run on labelled images.
 
@@ -70,7 +72,7 @@ def evaluate_images(
     return model.setup.method, score(model.predict(domain, screen.track), answers, model.setup.classes)
 
 
-def _usable(model: Model, domain: Domain, screen: Screen) -> tuple[Domain, list[tuple[str, str]]]:
+def _usable(model: Model, domain: Domain, screen: Listener) -> tuple[Domain, list[tuple[str, str]]]:
     """The part of a domain that can be read, and the names and reasons of the rest."""
     model.check(domain)
     keep, skipped = without_broken(domain, screen.track)
