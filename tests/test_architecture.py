@@ -12,6 +12,8 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
 import acclimate
 from acclimate.methods import registry
 
@@ -164,6 +166,23 @@ def test_no_method_imports_another() -> None:
     methods = {f"acclimate.methods.{name}" for name in registry.names()}
     assert not [i for i in imports() if i.by in methods and i.of in methods]
     assert not [i for i in imports() if i.by in methods and i.of in shared - {"acclimate.methods.base"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("open_labels", {"data.sealed", "evaluation.answers"}),
+        ("_inside", {"data.sealed"}),
+        ("label_counts", {"data.read", "datasets.check"}),
+    ],
+)
+def test_training_cannot_see_the_labels_of_a_target(name: str, modules: set[str]) -> None:
+    def names(node: ast.AST) -> set[str]:
+        return {getattr(node, field, "") for field in ("id", "attr", "name")}
+
+    nodes = {module: ast.walk(ast.parse(file.read_text(encoding="utf-8"))) for module, file in FILES.items()}
+    users = {module for module, found in nodes.items() if any(name in names(node) for node in found)}
+    assert users == {f"acclimate.{module}" for module in modules}
 
 
 def test_the_trainer_knows_no_method() -> None:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from acclimate.data import npz
 from acclimate.data.domain import Domain, check_pair, labelled, sorted_classes
-from acclimate.data.read import class_names, domain_of, read_source, read_target
+from acclimate.data.read import domain_of, label_counts, read_sealed, read_source, read_target
+from acclimate.data.sealed import open_labels
 from acclimate.errors import DataError
 
 Write = Callable[..., Path]
@@ -41,6 +42,14 @@ def write(tmp_path: Path) -> Write:
 @pytest.fixture
 def pets(write: Write) -> Path:
     return write("pets", "dog/2.png", "cat/b.JPG", "cat/a b.png", "cat/deep/er/c.Jpeg")
+
+
+def labels_in(spec: Path) -> tuple[str | None, ...]:
+    """The labels of a target, whose names are those of its domain."""
+    domain, sealed = read_sealed(spec)
+    names, labels, _ = open_labels(sealed)
+    assert names == domain.names == read_target(spec).names
+    return labels
 
 
 def sentence(call: Callable[..., object], *arguments: object) -> str:
@@ -71,7 +80,7 @@ class TestFolders:
     def test_target_without_class_folders(self, write: Write) -> None:
         folder = write("photos", "b.png", "a.png", "2024/may/c.png")
         assert read_target(folder).names == ("2024/may/c.png", "a.png", "b.png")
-        assert class_names(folder) == ("2024", None, None)
+        assert labels_in(folder) == ("2024", None, None)
 
     def test_sorted_by_path_parts_not_by_characters(self, write: Write) -> None:
         folder = write("photos", "a/x.png", "a b/x.png", "a-b/x.png")
@@ -102,7 +111,7 @@ class TestFolders:
         listing = folder / "list.txt"
         listing.write_text("".join(f"{file} label\n" for file in files), "utf-8")
         assert set(read_target(listing).names) == files
-        assert set(class_names(listing)) == {"label"}
+        assert set(labels_in(listing)) == {"label"}
 
     def test_names_that_are_not_utf8_can_be_written(self, pets: Path) -> None:
         try:
@@ -114,6 +123,23 @@ class TestFolders:
         assert all(name.encode() for name in domain.names)
         assert all(Path(path).exists() for path in domain.items)
         assert len(domain.fingerprint()) == 64
+
+    def test_class_folders_that_would_be_written_alike_are_refused(self, pets: Path) -> None:
+        for name in (b"cl\xff", b"cl\xfe"):
+            folder = Path(os.fsdecode(os.fsencode(pets) + b"/" + name))
+            try:
+                folder.mkdir()
+            except OSError:
+                pytest.skip("this disk only has UTF-8 names")
+            (folder / "a.png").touch()
+            if name == b"cl\xff":
+                assert read_source(pets).classes == ("cat", "cl\ufffd", "dog")  # one alone is told from the others
+        for read in (read_source, read_target, read_sealed, label_counts):
+            message = sentence(read, pets)
+            assert message == (
+                f"The folders 'cl\\xfe' and 'cl\\xff' in {pets} have names that are not UTF-8 and that nobody can tell "
+                "apart: rename one of them."
+            )
 
     def test_cycles_of_links_end_and_repeat_nothing(self, pets: Path) -> None:
         names = read_target(pets).names
@@ -132,12 +158,12 @@ class TestFolders:
         assert source.labels.tolist() == [0, 0, 0, 1]
 
     def test_missing(self, tmp_path: Path) -> None:
-        for read in (read_source, read_target, class_names):
+        for read in (read_source, read_target, read_sealed):
             assert sentence(read, tmp_path / "no") == f"{tmp_path / 'no'} does not exist: check the path."
 
     def test_empty(self, tmp_path: Path) -> None:
         (tmp_path / "empty" / "cat").mkdir(parents=True)
-        for read in (read_source, read_target, class_names):
+        for read in (read_source, read_target, read_sealed):
             assert "empty holds no images: name a folder with .bmp," in sentence(read, tmp_path / "empty")
 
     def test_flat_source(self, write: Write) -> None:
@@ -186,7 +212,7 @@ class TestLists:
         listing = pets / "list.txt"
         listing.write_text("cat/a b.png\ndog/2.png dog\n")
         assert read_target(listing).names == ("cat/a b.png", "dog/2.png")
-        assert class_names(listing) == (None, "dog")
+        assert labels_in(listing) == (None, "dog")
 
     def test_paths_may_start_from_the_folder_above(self, pets: Path) -> None:
         (pets / "lists").mkdir()
@@ -246,11 +272,11 @@ class TestCsv:
         assert source.domain.names == ("ä, b.png", "c.png")
         assert source.classes == ("dog", "kätzchen")
         assert source.labels.tolist() == [1, 0]
-        assert class_names(table) == ("kätzchen", "dog")
+        assert labels_in(table) == ("kätzchen", "dog")
 
     def test_target_needs_no_label(self, pets: Path) -> None:
         (pets / "table.csv").write_text("path\ndog/2.png\n")
-        assert class_names(pets / "table.csv") == (None,)
+        assert labels_in(pets / "table.csv") == (None,)
         assert len(read_target(pets / "table.csv")) == 1
 
     @pytest.mark.parametrize(
@@ -294,15 +320,15 @@ class TestArrays:
         source = read_source(tmp_path / "x.npz")
         assert source.domain.kind == "vectors"
         assert source.labels.tolist() == [1, 0]
-        assert class_names(tmp_path / "x.npz") == ("b", "a")
+        assert labels_in(tmp_path / "x.npz") == ("b", "a")
 
-    def test_the_labels_alone_are_read_without_the_vectors(self, tmp_path: Path) -> None:
+    def test_labels_are_counted_without_reading_the_vectors(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", x=np.full((2, 7), np.nan), y=[3, 10])  # which reading the vectors refuses
-        assert class_names(tmp_path / "x.npz") == ("3", "10")
+        assert label_counts(tmp_path / "x.npz") == {"3": 1, "10": 1}
 
     def test_target_without_labels(self, tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", x=np.ones((2, 7)))
-        assert class_names(tmp_path / "x.npz") == (None, None)
+        assert labels_in(tmp_path / "x.npz") == (None, None)
         assert "x.npz has no array 'y': save it" in sentence(read_source, tmp_path / "x.npz")
 
     def test_without_x(self, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The two domains of digits that the demo runs on."""
 
 import hashlib
-from collections import Counter
 from importlib import resources
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from PIL import Image
 
 from acclimate.data.decode import picture, read_image
 from acclimate.data.domain import Domain, check_pair
-from acclimate.data.read import class_names, read_source, read_target
+from acclimate.data.read import label_counts, read_source, read_target
 from acclimate.datasets.digits import write_digits
 from acclimate.errors import DataError
 
@@ -34,7 +33,7 @@ def test_two_domains_of_ten_classes(written: tuple[Path, Path]) -> None:
     assert source.classes == tuple("0123456789")
     assert (len(source), len(target)) == (1797, 5000)
     assert np.bincount(source.labels).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
-    assert set(Counter(class_names(written[1])).values()) == {500}
+    assert set(label_counts(written[1]).values()) == {500}
     assert [path.name for path in written] == ["uci", "mnist"]
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from acclimate.choices import Level
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.data.inputs import ArrayInputs
-from acclimate.data.read import read_target
+from acclimate.data.read import read_sealed
 from acclimate.errors import DataError, DivergedError
 from acclimate.evaluation.answers import Answers, read_answers
 from acclimate.evaluation.predict import domain_errors, predict
@@ -40,7 +40,8 @@ def folder(root: Path, *names: str) -> Path:
 
 
 def answers_of(spec: Path, **options: bool) -> Answers | None:
-    return read_answers(spec, read_target(spec), CLASSES, **options)
+    target, sealed = read_sealed(spec)
+    return read_answers(sealed, target, CLASSES, **options)
 
 
 def image_list(folder_: Path, *lines: str) -> Path:
@@ -52,13 +53,12 @@ def image_list(folder_: Path, *lines: str) -> Path:
 
 def test_class_folders_are_labels(tmp_path: Path) -> None:
     spec = folder(tmp_path, "owl/a.png", "cat/a.png", "dog/deeper/a.png", "dog/b.png", "loose.png")
-    target = read_target(spec)
-    answers = read_answers(spec, target, CLASSES)
+    target, sealed = read_sealed(spec)
+    answers = read_answers(sealed, target, CLASSES)
     assert answers is not None
     truth = {"owl/a.png": 2, "cat/a.png": 0, "dog/deeper/a.png": 1, "dog/b.png": 1, "loose.png": -1}
     assert dict(zip(target.names, answers.labels.tolist(), strict=True)) == truth
     assert answers.labels.dtype == np.int64
-    assert answers.foreign == {}
 
 
 @pytest.mark.parametrize("names", [("a.png", "b.png"), ("monday/a.png", "tuesday/b.png"), ("shop/cat/a.png", "b.png")])
@@ -94,7 +94,6 @@ def test_a_foreign_class_is_refused_or_counted(tmp_path: Path) -> None:
     answers = answers_of(spec, allow_mismatch=True)
     assert answers is not None
     assert answers.labels.tolist() == [0, 1, -1, -1, 2]
-    assert answers.foreign == {"fox": 2}
 
 
 def test_an_absent_class_is_refused_or_accepted(tmp_path: Path) -> None:
@@ -104,7 +103,6 @@ def test_an_absent_class_is_refused_or_accepted(tmp_path: Path) -> None:
     answers = answers_of(spec, allow_mismatch=True)
     assert answers is not None
     assert answers.labels.tolist() == [0, 2]
-    assert answers.foreign == {}
 
 
 def test_a_mismatch_names_five_classes_in_one_sentence(tmp_path: Path) -> None:
@@ -119,20 +117,29 @@ def test_a_mismatch_names_five_classes_in_one_sentence(tmp_path: Path) -> None:
 
 def test_removed_images_take_their_labels_with_them(tmp_path: Path) -> None:
     spec = image_list(tmp_path, "a.png owl", "b.png cat", "a.png dog", "c.png dog", "d.png fox")
-    target = read_target(spec).select([0, 2, 3])
-    answers = read_answers(spec, target, CLASSES, allow_mismatch=True)
+    answers = answers_of(spec, allow_mismatch=True)
     assert answers is not None
-    assert answers.labels.tolist() == [2, 1, 1]  # a.png is listed twice, with two labels
-    assert answers.foreign == {}
+    assert answers.select([0, 2, 3]).labels.tolist() == [2, 1, 1]  # a.png is listed twice, with two labels
+    assert answers.select(np.array([4, 1])).labels.tolist() == [-1, 0]
 
 
-def test_a_target_that_changed_meanwhile_is_refused(tmp_path: Path) -> None:
+def test_the_labels_of_another_reading_are_refused(tmp_path: Path) -> None:
     spec = folder(tmp_path, "cat/a.png", "dog/a.png", "owl/a.png", "owl/b.png")
-    target = read_target(spec)
-    (spec / "owl/b.png").rename(spec / "owl/c.png")
-    (spec / "owl/d.png").touch()
-    with pytest.raises(DataError, match="has changed since it was read: start again"):
-        read_answers(spec, target, CLASSES)
+    before, old = read_sealed(spec)
+    (spec / "owl/b.png").unlink()
+    (spec / "cat/b.png").touch()
+    after, new = read_sealed(spec)
+    for sealed, target in ((old, after), (new, before)):
+        with pytest.raises(DataError, match="are not those of its items: read both at once"):
+            read_answers(sealed, target, CLASSES)
+    with pytest.raises(DataError, match="are not those of its items"):
+        read_answers(old, before.select([0, 1, 2]), CLASSES)
+
+
+def test_sealed_labels_do_not_show_what_is_in_them(tmp_path: Path) -> None:
+    _, sealed = read_sealed(folder(tmp_path, "cat/a.png", "dog/a.png"))
+    assert repr(sealed) == str(sealed) == "SealedLabels of 2 items"
+    assert not hasattr(sealed, "__dict__")
 
 
 # Scores
@@ -149,7 +156,7 @@ def test_visda_figures_of_wemnet() -> None:
     truth = np.repeat(np.arange(12), counts)
     place = np.concatenate([(np.arange(n) + 0.5) / n for n in counts])
     predicted = np.where(place < np.repeat(printed, counts) / 100, truth, (truth + 1) % 12)
-    scores = score(one_hot(predicted, 12), Answers(truth, {}), tuple("abcdefghijkl"))
+    scores = score(one_hot(predicted, 12), Answers(truth), tuple("abcdefghijkl"))
     assert scores.n == 55_388
     assert 100 * scores.mean_per_class == pytest.approx(79.62, abs=0.01)
     assert 100 * scores.accuracy == pytest.approx(75.41, abs=0.01)
@@ -172,9 +179,9 @@ def test_scores_agree_with_counting_by_hand(drawn: tuple[np.ndarray, np.ndarray]
     known = truth >= 0
     if not known.any():
         with pytest.raises(DataError, match="nothing can be scored"):
-            score(probabilities, Answers(truth, {}), classes)
+            score(probabilities, Answers(truth), classes)
         return
-    scores = score(probabilities, Answers(truth, {}), classes)
+    scores = score(probabilities, Answers(truth), classes)
     y, guess = truth[known], np.array([int(np.argmax(row)) for row in probabilities])[known]
     confusion = np.zeros((K, K), np.int64)
     for i, j in zip(y, guess, strict=True):
@@ -192,13 +199,13 @@ def test_scores_agree_with_counting_by_hand(drawn: tuple[np.ndarray, np.ndarray]
 def test_scores_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     truth, probabilities = rng.integers(0, 5, 200), rng.random((200, 5))
-    scores = score(probabilities, Answers(truth, {}), tuple("abcde"))
+    scores = score(probabilities, Answers(truth), tuple("abcde"))
     assert scores.accuracy == pytest.approx(accuracy_score(truth, probabilities.argmax(1)))
     assert scores.mean_per_class == pytest.approx(balanced_accuracy_score(truth, probabilities.argmax(1)))
 
 
 def test_a_class_without_images_has_no_accuracy() -> None:
-    scores = score(one_hot(np.array([0, 2, 1]), 3), Answers(np.array([0, 2, 2]), {}), CLASSES)
+    scores = score(one_hot(np.array([0, 2, 1]), 3), Answers(np.array([0, 2, 2])), CLASSES)
     assert [c.accuracy for c in scores.per_class] == [1.0, None, 0.5]
     assert scores.mean_per_class == 0.75
 

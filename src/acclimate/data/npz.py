@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,8 @@ NAME_LENGTHS = struct.Struct("<26xHH")  # where a member's own header says how l
 def load_npz(path: Path, names: Iterable[str]) -> dict[str, npt.NDArray[np.generic]]:
     """Those of the arrays that the file has; `numpy.memmap`, read-only, where an array is large and not compressed.
 
+    The file is opened once, so that all arrays are of one file even where another takes its place meanwhile.
+
     Raises:
         DataError: The file is not an .npz, or one of the arrays cannot be loaded without unpickling it.
         OSError: The file cannot be read.
@@ -27,38 +30,40 @@ def load_npz(path: Path, names: Iterable[str]) -> dict[str, npt.NDArray[np.gener
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):
             raise DataError(f"{path} is not an .npz file: save it with numpy.savez(file, x=..., y=...).")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: _array(path, arrays, name) for name in names if name in arrays}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(
-            f"{path} holds an array that cannot be loaded: save it again as plain numbers or text, without objects."
-        ) from error
+        file.seek(0)
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                return {name: _array(file, arrays, name) for name in names if name in arrays}
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise DataError(
+                f"{path} holds an array that cannot be loaded: save it again as plain numbers or text, without objects."
+            ) from error
 
 
-def _array(path: Path, arrays: np.lib.npyio.NpzFile, name: str) -> npt.NDArray[np.generic]:
+def _array(file: IO[bytes], arrays: np.lib.npyio.NpzFile, name: str) -> npt.NDArray[np.generic]:
     archive, member = arrays.zip, f"{name}.npy"
     assert archive is not None  # until it is closed
-    mapped = _mapped(path, archive, member) if member in archive.namelist() else None
+    mapped = _mapped(file, archive, member) if member in archive.namelist() else None
     return np.asarray(arrays[name]) if mapped is None else mapped
 
 
-def _mapped(path: Path, archive: zipfile.ZipFile, name: str) -> np.memmap[tuple[int, ...], np.dtype[np.generic]] | None:
+def _mapped(
+    file: IO[bytes], archive: zipfile.ZipFile, name: str
+) -> np.memmap[tuple[int, ...], np.dtype[np.generic]] | None:
     """The array that lies in the archive as it is in memory; None if it is small, compressed or holds objects."""
     member = archive.getinfo(name)
     if member.compress_type != zipfile.ZIP_STORED or member.file_size < MAP_FROM:
         return None
-    with archive.open(member) as file:
-        version = np.lib.format.read_magic(file)
+    with archive.open(member) as array:
+        version = np.lib.format.read_magic(array)
         if version not in ((1, 0), (2, 0)):
             return None
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-        inside = file.tell()
+        shape, fortran, dtype = read(array)
+        inside = array.tell()
     if dtype.hasobject:
         return None
-    with path.open("rb") as whole:
-        whole.seek(member.header_offset)
-        header = whole.read(NAME_LENGTHS.size)
+    file.seek(member.header_offset)  # zipfile seeks before each of its own reads
+    header = file.read(NAME_LENGTHS.size)
     start = member.header_offset + len(header) + sum(NAME_LENGTHS.unpack(header)) + inside
-    return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
+    return np.memmap(file, dtype, "r", start, shape, "F" if fortran else "C")

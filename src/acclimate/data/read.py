@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from acclimate.data.domain import Domain, LabelledDomain, Labels, labelled
-from acclimate.data.formats.arrays import ARRAY_FORMS, array_domain, array_labels, check_array, npz_part, read_arrays
-from acclimate.data.formats.folder import folder_label, images_below, read_folder
+from acclimate.data.formats.arrays import ARRAY_FORMS, array_domain, check_array, npz_part, read_arrays
+from acclimate.data.formats.folder import folder_labels, images_below, read_folder
 from acclimate.data.formats.lists import file_domain, read_csv, read_list
 from acclimate.data.npz import load_npz
+from acclimate.data.sealed import SealedLabels
 from acclimate.errors import DataError
 
 
@@ -48,28 +49,25 @@ def read_target(spec: str | Path) -> Domain:
     return _read(Path(spec), need_labels=False)[0]
 
 
-def class_names(spec: str | Path) -> Labels:
-    """The labels of a target, one for each of `read_target(spec).names`, None where an item has none.
+def read_sealed(spec: str | Path) -> tuple[Domain, SealedLabels]:
+    """Reads images or vectors, and seals whatever labels they have: for `acclimate.evaluation`, which alone opens them.
 
-    For `acclimate.evaluation` alone: nothing that trains may call it. In a folder, an image's label is the name of the
-    top-level folder it lies in, whether or not that is a class.
+    Both are of one reading, so that nothing that happens to the files meanwhile can come between an item and its label.
+    In a folder, an image's label is the name of the top-level folder it lies in, whether or not that is a class.
+
+    Args:
+        spec: What `read_target` takes.
 
     Raises:
         DataError: `spec` cannot be read or holds nothing.
     """
     path = Path(spec)
-    with _reading(str(path)), _uncollected():
-        if path.is_dir() and (found := images_below(path)):  # the names alone: a path of each takes longer
-            return tuple(map(folder_label, found))
-        if arrays := npz_part(path):
-            file, y = arrays[0], f"y{arrays[1]}"
-            if y in (loaded := load_npz(file, [y])):  # not the vectors, through which reading them looks for NaN
-                return array_labels(loaded[y], str(path))
-    return _read(path, need_labels=False)[1]
+    domain, labels = _read(path, need_labels=False)
+    return domain, SealedLabels(domain.names, labels, are_folders=path.is_dir())
 
 
 def label_counts(spec: str | Path) -> Counter[str | None]:
-    """How many items have each of the labels that `class_names` gives; no image is opened.
+    """How many items have each label, None counting those without one; no image is opened.
 
     For looking at data before a run: nothing that trains may call it.
 
@@ -79,13 +77,13 @@ def label_counts(spec: str | Path) -> Counter[str | None]:
     path = Path(spec)
     with _reading(str(path)):
         if path.is_dir():  # without making a path of each name, which takes longer than all the rest
-            return Counter(folder_label(name) for name in images_below(path))
+            return Counter(folder_labels(path, images_below(path)))
         if arrays := npz_part(path):
             file, y = arrays[0], f"y{arrays[1]}"
             loaded = load_npz(file, [y])  # not the images
             check_array(file, y, loaded)
             return Counter(map(str, loaded[y].tolist()))
-    return Counter(class_names(spec))
+    return Counter(_read(path, need_labels=False)[1])
 
 
 def domain_of(x: npt.NDArray[np.generic] | Iterable[str | Path], origin: str = "x") -> Domain:

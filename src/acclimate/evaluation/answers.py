@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from acclimate.data.domain import Domain, sorted_classes
-from acclimate.data.read import class_names, read_target
+from acclimate.data.domain import Domain, Indices, sorted_classes
+from acclimate.data.sealed import SealedLabels, open_labels
 from acclimate.errors import DataError
 
 
@@ -21,24 +19,26 @@ class Answers:
 
     Attributes:
         labels: (N,) int64, positions in the source's classes; -1 where the item has no label or a foreign one.
-        foreign: Classes that the source does not have, and how many items each has.
     """
 
     labels: npt.NDArray[np.int64]
-    foreign: Mapping[str, int]
+
+    def select(self, keep: Sequence[int] | Indices) -> Answers:
+        """The labels of the items at the positions `keep`, in that order, as `Domain.select` takes them."""
+        return Answers(self.labels[np.asarray(keep, dtype=np.int64)])
 
 
 def read_answers(
-    spec: str | Path, target: Domain, classes: Sequence[str], *, allow_mismatch: bool = False
+    sealed: SealedLabels, target: Domain, classes: Sequence[str], *, allow_mismatch: bool = False
 ) -> Answers | None:
-    """Read the labels of a target, where it has any. Opens no image, so it can run before any computing.
+    """Open the labels of a target, where it has any. Opens no image, so it can run before any computing.
 
     Folders of a target count as labels when one of them has the name of a source class; otherwise they are taken for
     mere storage. Labels written in a list, a table or an archive are always meant.
 
     Args:
-        spec: What the user named as the target.
-        target: What `read_target` made of it, or a part of that in the same order (broken images left out).
+        sealed: The labels that `read_sealed` read.
+        target: The domain that it read with them, whole: `Answers.select` goes with `Domain.select`.
         classes: The source's classes.
         allow_mismatch: Accept classes that only one of the domains has.
 
@@ -46,11 +46,13 @@ def read_answers(
         The labels of `target`'s items, or None when it has none.
 
     Raises:
-        DataError: The classes of the target are not those of the source.
+        DataError: The classes of the target are not those of the source, or the labels are not those of its items.
     """
-    given = class_names(spec)
-    found = {name for name in given if name is not None}
-    if not found or (Path(spec).is_dir() and found.isdisjoint(classes)):
+    names, labels, are_folders = open_labels(sealed)
+    if names != target.names:
+        raise DataError(f"The labels of {target.origin} are not those of its items: read both at once.")
+    found = {name for name in labels if name is not None}
+    if not found or (are_folders and found.isdisjoint(classes)):
         return None
     if found.isdisjoint(classes):
         raise DataError(
@@ -59,10 +61,8 @@ def read_answers(
         )
     if not allow_mismatch:
         _check_same_classes(target.origin, found, classes)
-    position = {name: i for i, name in enumerate(classes)}
-    kept = _of_items(target, spec, given)
-    labels = np.array([position.get(name, -1) if name is not None else -1 for name in kept], dtype=np.int64)
-    return Answers(labels, Counter(name for name in kept if name is not None and name not in position))
+    position: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
+    return Answers(np.array([position.get(name, -1) for name in labels], dtype=np.int64))
 
 
 def _check_same_classes(origin: str, found: set[str], classes: Sequence[str]) -> None:
@@ -77,18 +77,6 @@ def _check_same_classes(origin: str, found: set[str], classes: Sequence[str]) ->
             f"The labelled target {origin} {' and '.join(problems)}; correct the names, "
             "or use --allow-class-mismatch to score only the classes that both have."
         )
-
-
-def _of_items(target: Domain, spec: str | Path, given: Sequence[str | None]) -> Sequence[str | None]:
-    """The labels of the target's items, where some of the items that `spec` lists may have been left out."""
-    if len(target) == len(given):
-        return given
-    listed = iter(zip(read_target(spec).names, given, strict=True))
-    found = (next((pair for pair in listed if pair[0] == name), None) for name in target.names)
-    kept = [pair[1] for pair in found if pair]
-    if len(kept) < len(target):
-        raise DataError(f"{target.origin} has changed since it was read: start again.")
-    return kept
 
 
 def _some(names: Iterable[str], most: int = 5) -> str:

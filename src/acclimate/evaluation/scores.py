@@ -94,13 +94,27 @@ def score(probabilities: Probabilities, answers: Answers, classes: Sequence[str]
     Raises:
         DataError: No item has a label.
     """
-    known = answers.labels >= 0
-    if not known.any():
+    unknown = int((answers.labels < 0).sum())
+    if unknown == len(answers.labels):
         raise DataError("No image of the target has a label that is a class of the source, so nothing can be scored.")
-    truth, predicted = answers.labels[known], probabilities.argmax(1)[known]
-    confusion = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    np.add.at(confusion, (truth, predicted), 1)
-    return Scores(tuple(classes), confusion, int((~known).sum()))
+    return Scores(tuple(classes), confusion(probabilities.argmax(1), answers, len(classes)), unknown)
+
+
+def confusion(predicted: npt.NDArray[np.int64], answers: Answers, num_classes: int) -> npt.NDArray[np.int64]:
+    """How many of the items with a known label are of each class, and predicted to be of each.
+
+    Args:
+        predicted: (N,) positions in the classes.
+        answers: The labels of the N items.
+        num_classes: K.
+
+    Returns:
+        (K, K) counts: a row is a true class, a column a predicted one.
+    """
+    known = answers.labels >= 0
+    counts = np.zeros((num_classes, num_classes), dtype=np.int64)
+    np.add.at(counts, (answers.labels[known], predicted[known]), 1)
+    return counts
 
 
 @dataclass(frozen=True)

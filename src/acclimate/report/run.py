@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from acclimate.data.domain import Domain, Indices, LabelledDomain
-from acclimate.data.read import read_source, read_target
+from acclimate.data.read import read_sealed, read_source
 from acclimate.errors import AcclimateError, DataError
-from acclimate.evaluation.answers import read_answers
-from acclimate.evaluation.scores import Probabilities, Scores
+from acclimate.evaluation.answers import Answers, read_answers
+from acclimate.evaluation.scores import Probabilities, Scores, confusion
 from acclimate.methods import registry
 from acclimate.methods.registry import BASELINE
 from acclimate.runs.files import MetricsLog, read_probabilities
@@ -162,25 +162,57 @@ class Data:
 
 
 def read_data(run: Run, left_out: list[str]) -> Data | None:
-    """The data of a run; None, and a sentence, where they are no longer what they were."""
+    """The data of a run; None, and a sentence, where they are no longer what they were.
+
+    An image is known by its name, wherever it stands among the others now. The rows of an array have no names, so all
+    of them must be what they were.
+    """
     settings = run.record["settings"]
-    what = "Without the data there are no images, no embedding and no maps of what the model looks at"
     try:
-        place = _place(run, settings["target"])
-        source, target = read_source(_place(run, settings["source"])), read_target(place)
-        if (kept := _positions(run.names, target.names)) is None or tuple(source.classes) != tuple(run.classes):
-            raise DataError(f"{settings['target']} or {settings['source']} has changed since the run.")
-        target = target.select(kept)
+        source = read_source(_place(run, settings["source"]))
+        target, sealed = read_sealed(_place(run, settings["target"]))
+        if tuple(source.classes) != tuple(run.classes):
+            raise DataError(f"{settings['source']} has changed since the run: it has other classes.")
+        domains = {"source": source.domain, "target": target}
+        changed = [side for side, domain in domains.items() if _has_changed(run, side, domain)]
+        kept = _positions(run.names, target.names)
+        if kept is None or (target.kind != "files" and "target" in changed):
+            raise DataError(f"{settings['target']} has changed since the run: not all of the run's items are there.")
+        scored = run.scores if not run.tested else None
         answers = None
-        if run.scores is not None and not run.tested:
-            found = read_answers(place, target, run.classes, allow_mismatch=True)
-            answers = found.labels if found is not None else None
+        if scored is not None:
+            answers = read_answers(sealed, target, run.classes, allow_mismatch=True)
+            answers = answers.select(kept) if answers is not None else None
     except AcclimateError as error:
+        what = "Without the data there are no images, no embedding and no maps of what the model looks at"
         left_out.append(f"{what}: {error}")
         return None
-    if target.fingerprint() != run.record["data"]["target"]["fingerprint"]:
-        left_out.append("The target's files have other places or times than in the run: the images are those of now.")
-    return Data(source, target, answers)
+    if changed:
+        left_out.append(
+            f"Files of the {' and the '.join(changed)} were added, removed, moved or altered since the run: the images "
+            "are those of now."
+        )
+    if scored is not None and (answers is None or not _gave(run, answers, scored)):
+        answers = None
+        left_out.append(f"The labels of {settings['target']} have changed since the run: they are not shown.")
+    return Data(source, target.select(kept), answers.labels if answers is not None else None)
+
+
+def _has_changed(run: Run, side: str, domain: Domain) -> bool:
+    """Whether a domain, without what the run left out, is not what the run read, or lies elsewhere."""
+    noted = run.record["data"][side]
+    skipped = {name for name, _ in run.skipped}
+    kept = [i for i, name in enumerate(domain.names) if f"{noted['origin']}: {name}" not in skipped]
+    return bool(domain.select(kept).fingerprint() != noted["fingerprint"])
+
+
+def _gave(run: Run, answers: Answers, scores: Scores) -> bool:
+    """Whether these labels give the run's scores, with the classes that it wrote beside its rounded probabilities."""
+    position = {name: k for k, name in enumerate(run.classes)}
+    predicted = np.array([position.get(row[1], -1) for row in rows(run.folder / "predictions.csv")], dtype=np.int64)
+    return bool((predicted >= 0).all()) and np.array_equal(
+        confusion(predicted, answers, len(run.classes)), scores.confusion
+    )
 
 
 def _place(run: Run, path: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import acclimate
 from acclimate.data.broken import without_broken
 from acclimate.data.domain import Domain, LabelledDomain, check_pair
-from acclimate.data.read import read_source, read_target
+from acclimate.data.read import read_sealed, read_source
 from acclimate.errors import DataError
 from acclimate.evaluation.answers import Answers, read_answers
 from acclimate.progress import Listener
@@ -56,13 +56,15 @@ def read_task(settings: Settings, screen: Listener) -> Task:
     Raises:
         DataError: They cannot be used.
     """
-    source, target = read_source(settings.source), read_target(settings.target)
+    source = read_source(settings.source)
+    target, sealed = read_sealed(settings.target)
     check_pair(source, target)
-    test = read_target(settings.test) if settings.test else None
-    if test is not None:
-        check_pair(source, test)
-    measured, origin = (target, settings.target) if test is None else (test, str(settings.test))
-    answers = read_answers(origin, measured, source.classes, allow_mismatch=settings.allow_class_mismatch)
+    test, measured = None, target
+    if settings.test:
+        measured, sealed = read_sealed(settings.test)
+        check_pair(source, measured)
+        test = measured
+    answers = read_answers(sealed, measured, source.classes, allow_mismatch=settings.allow_class_mismatch)
     if test is not None and answers is None:
         raise DataError(f"{settings.test} has no labels to measure with: give labelled images, or leave out --test.")
 
@@ -72,7 +74,7 @@ def read_task(settings: Settings, screen: Listener) -> Task:
         kept.append(keep)
         skipped += [(f"{domain.origin}: {name}", reason) for name, reason in broken]
     if answers is not None:
-        answers = replace(answers, labels=answers.labels[kept[-1]])  # the last is the one that is measured on
+        answers = answers.select(kept[-1])  # the last is the one that is measured on
     if skipped:
         screen.warn(f"{len(skipped)} broken images are left out; skipped.csv in the run directory names them.")
     known = "unlabelled" if answers is None or test is not None else "labelled, for evaluation alone"

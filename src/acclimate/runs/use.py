@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from acclimate.data.broken import without_broken
-from acclimate.data.domain import Domain
-from acclimate.data.read import read_target
+from acclimate.data.domain import Domain, Indices
+from acclimate.data.read import read_sealed, read_target
 from acclimate.errors import DataError
 from acclimate.evaluation.answers import read_answers
 from acclimate.evaluation.scores import Scores, score
@@ -35,7 +35,9 @@ def predict_images(
     """
     _check_table(out, run, data)
     model = Model.load(run, pick_device(device))
-    domain, skipped = _usable(model, read_target(data), screen)
+    found = read_target(data)
+    keep, skipped = _usable(model, found, screen)
+    domain = found.select(keep)
     probabilities = model.predict(domain, screen.track)
     try:
         write_predictions(out, domain.names, probabilities, model.setup.classes)
@@ -62,25 +64,27 @@ def evaluate_images(
         DataError: There is no model, or the images cannot be used, or have no labels.
     """
     model = Model.load(run, pick_device(device))
-    domain, _ = _usable(model, read_target(data), screen)
-    answers = read_answers(data, domain, model.setup.classes, allow_mismatch=allow_mismatch)
+    domain, sealed = read_sealed(data)
+    answers = read_answers(sealed, domain, model.setup.classes, allow_mismatch=allow_mismatch)
     if answers is None:
         raise DataError(
             f"{data} has no labels that the model knows ({', '.join(model.setup.classes)}): put the images into "
             "folders of these names, or use acclimate predict."
         )
-    return model.setup.method, score(model.predict(domain, screen.track), answers, model.setup.classes)
+    keep, _ = _usable(model, domain, screen)
+    probabilities = model.predict(domain.select(keep), screen.track)
+    return model.setup.method, score(probabilities, answers.select(keep), model.setup.classes)
 
 
-def _usable(model: Model, domain: Domain, screen: Listener) -> tuple[Domain, list[tuple[str, str]]]:
-    """The part of a domain that can be read, and the names and reasons of the rest."""
+def _usable(model: Model, domain: Domain, screen: Listener) -> tuple[Indices, list[tuple[str, str]]]:
+    """The positions of the items that can be read, and the names and reasons of the others."""
     model.check(domain)
     keep, skipped = without_broken(domain, screen.track)
     for name, reason in skipped[:MOST_WARNINGS]:
         screen.warn(f"{name} is left out: {reason}.")
     if len(skipped) > MOST_WARNINGS:
         screen.warn(f"{len(skipped) - MOST_WARNINGS:,} more images are left out; --json names them all.")
-    return domain.select(keep), skipped
+    return keep, skipped
 
 
 def _check_table(out: Path, run: Path, data: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from acclimate.data.domain import Domain, Labels
@@ -20,7 +20,7 @@ def read_folder(folder: Path, need_labels: bool) -> tuple[Domain, Labels]:
     found = images_below(folder)
     if not found:
         raise DataError(f"{folder} holds no images: name a folder with {', '.join(IMAGE_SUFFIXES)} files.")
-    labels = tuple(map(folder_label, found))
+    labels = folder_labels(folder, found)
     if need_labels:
         _check_class_folders(folder, found, labels)
     prefix = os.path.join(folder, "")  # noqa: PTH118 (a Path has no separator at its end)
@@ -28,9 +28,28 @@ def read_folder(folder: Path, need_labels: bool) -> tuple[Domain, Labels]:
     return Domain(items, tuple(map(printable, found)), str(folder)), labels
 
 
-def folder_label(name: str) -> str | None:
-    """The top-level folder of an image's path."""
-    return printable(name.partition("/")[0]) if "/" in name else None
+def folder_labels(folder: Path, found: Sequence[str]) -> Labels:
+    """The name of the top-level folder of each image that was found below `folder`; None where it lies in none.
+
+    Raises:
+        DataError: Two of these folders have different names that would be written alike.
+    """
+    tops = [name.partition("/")[0] if "/" in name else None for name in found]
+    written = {top: printable(top) for top in sorted({top for top in tops if top is not None})}
+    _check_distinct(folder, written)
+    return tuple(written[top] if top is not None else None for top in tops)
+
+
+def _check_distinct(folder: Path, written: Mapping[str, str]) -> None:
+    first: dict[str, str] = {}
+    for name, label in written.items():
+        if label in first:
+            alike = " and ".join(f"'{_escaped(other)}'" for other in (first[label], name))
+            raise DataError(
+                f"The folders {alike} in {folder} have names that are not UTF-8 and that nobody can tell apart: "
+                "rename one of them."
+            )
+        first[label] = name
 
 
 def _check_class_folders(folder: Path, found: Sequence[str], labels: Labels) -> None:
@@ -45,8 +64,9 @@ def _check_class_folders(folder: Path, found: Sequence[str], labels: Labels) -> 
             f"{folder} holds {len(loose):,} images outside its class folders, for example '{printable(loose[0])}': "
             "move each into the folder of its class."
         )
+    classes = set(labels)
     for name in sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _ignored(entry.name)):
-        if printable(name) not in labels:
+        if printable(name) not in classes:
             raise DataError(f"The class folder {folder / name} holds no image: add images to it or remove it.")
 
 
@@ -89,3 +109,8 @@ def is_image(name: str) -> bool:
 def printable(name: str) -> str:
     """A file name that can be written as UTF-8, whatever bytes the disk has."""
     return name if name.isascii() else name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _escaped(name: str) -> str:
+    """A file name with each byte that is not UTF-8 as its number."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
