@@ -2,31 +2,101 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import os
 import re
 import secrets
+import stat
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+TOKEN_BYTES = 8  # of randomness in the name of a file that is being written
+
+PATIENCE = 3.0  # seconds of waiting for a lock before it is mentioned
+
+POLL = 0.1  # seconds between two looks at a lock
+
+log = logging.getLogger("acclimate")
 
 
 @contextmanager
-def replacing(path: Path, *, errors: str, newline: str | None = None) -> Iterator[IO[str]]:
-    """A text file that takes the place of `path` when it is complete: a kill leaves the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """An empty file beside `path`, which takes its place once the block is through: others see the old one or the new.
+
+    Its name cannot be guessed, and nothing that has the name already is opened, a link included. Where the block
+    fails, the file is deleted; where the process is killed, `leftovers` finds it.
+
+    Args:
+        path: The file to write, in an existing folder. What is there may be a link, which is replaced, not followed.
+        durable: Whether it must outlast a power failure, which takes some milliseconds.
+
+    Yields:
+        The path to write to; `open_no_follow` opens it.
+
+    Raises:
+        OSError: It cannot be written; what was at `path` is still there.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(TOKEN_BYTES)}.tmp")
+    temporary.touch(exist_ok=False)
     try:
-        with temporary.open("w", encoding="utf-8", errors=errors, newline=newline) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        mode = temporary.stat().st_mode  # as the umask has it
+        yield temporary
+        if temporary.stat().st_mode != mode:  # safetensors puts a file of its own there, which nobody else may read
+            temporary.chmod(stat.S_IMODE(mode))
+        if durable:
+            with open_no_follow(temporary, "rb+") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_text(path: Path, *, errors: str, newline: str | None = None) -> Iterator[IO[str]]:
+    """A text file in UTF-8 that takes the place of `path` once the block is through, as with `replacing`."""
+    options = {"encoding": "utf-8", "errors": errors, "newline": newline}
+    with replacing(path) as temporary, open_no_follow(temporary, "w", **options) as file:
+        yield file
+
+
+def write_whole(path: Path, content: bytes, *, durable: bool = True) -> None:
+    """Write a file that others see complete or not at all, making its folder if need be.
+
+    Args:
+        path: The file.
+        content: What it is to hold.
+        durable: As with `replacing`.
+
+    Raises:
+        OSError: It cannot be written; what was at `path` is still there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path, durable=durable) as temporary, open_no_follow(temporary, "wb") as file:
+        file.write(content)
+
+
+def open_no_follow(path: Path, mode: str, **options: Any) -> IO[Any]:
+    """Open a file as `open` does, but refuse a link, where the system can, so that nobody's file is written instead.
+
+    Raises:
+        OSError: It is a link, or cannot be opened.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+    return open(path, mode, opener=opener, **options)
+
+
+def leftovers(path: Path) -> list[Path]:
+    """What killed processes have left of `path` while it was being replaced, sorted."""
+    return sorted(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 2 * TOKEN_BYTES}.tmp"))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -38,7 +108,7 @@ def write_json(path: Path, value: object) -> None:
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     text = re.sub(r"\[\n([-+.\deE,\s]+)\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
     # A file name that is not UTF-8 holds lone surrogates, for which \udcxx is the right escape in JSON too.
-    with replacing(path, errors="backslashreplace") as file:
+    with replacing_text(path, errors="backslashreplace") as file:
         file.write(text + "\n")
 
 
@@ -48,20 +118,13 @@ def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     Raises:
         ValueError: A value is NaN or infinite.
     """
-    with replacing(path, errors="backslashreplace") as file:
+    with replacing_text(path, errors="backslashreplace") as file:
         file.writelines(map(json_line, rows))
 
 
 def json_line(row: Mapping[str, object]) -> str:
     """A line of JSON, without NaN and infinities, which JSON does not have."""
     return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-PATIENCE = 3.0  # seconds of waiting before it is mentioned
-
-POLL = 0.1
-
-log = logging.getLogger("acclimate")
 
 
 def cache_folder() -> Path:
@@ -71,21 +134,6 @@ def cache_folder() -> Path:
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared) / "acclimate"
     return Path.home() / ".cache" / "acclimate"
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that others see complete or not at all, making its folder if need be.
-
-    Raises:
-        OSError: The folder cannot be written to; what was at `path` is still there.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -102,7 +150,7 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     mention = time.monotonic() + PATIENCE
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as file:
+        with open_no_follow(path, "ab") as file:
             free = _lock(file)
             if free and _is_still(file, path):
                 yield True

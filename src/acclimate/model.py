@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,7 @@ from acclimate.data.preprocess import Preprocess
 from acclimate.errors import AcclimateError, DataError, OptionError
 from acclimate.evaluation import predict as scores
 from acclimate.evaluation.scores import Probabilities
-from acclimate.files import write_json
+from acclimate.files import replacing, write_json
 from acclimate.machine import fast_bf16
 from acclimate.methods import registry
 from acclimate.methods.base import evaluation_mode
@@ -207,10 +206,8 @@ class Model:
             tensors |= {f"frozen/{name}": tensor for name, tensor in self.frozen.state_dict().items()}
         versions = {"acclimate": acclimate.__version__, "torch": torch.__version__}
         write_json(folder / "model.json", {**asdict(self.setup), "versions": versions})
-        temporary = folder / ".model.safetensors.tmp"
-        save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        shutil.copymode(folder / "model.json", temporary)  # safetensors would keep it from all other users
-        temporary.replace(folder / "model.safetensors")
+        with replacing(folder / "model.safetensors") as temporary:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Model:

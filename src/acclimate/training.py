@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from acclimate.data.batches import Pair
 from acclimate.errors import DivergedError, OptionError
+from acclimate.files import replacing
 from acclimate.machine import keep_freed_memory
 from acclimate.methods.base import Method, Objective, Stage
 from acclimate.settings import Recipe
@@ -40,12 +40,9 @@ class Checkpoint(NamedTuple):
 
     def save(self, path: Path) -> None:
         """Write one safetensors file; a kill at any moment leaves the old one or the new one."""
-        temporary = path.with_suffix(".tmp")
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
-        save_file(tensors, temporary, metadata={"at": json.dumps({"stage": self.stage, "step": self.step})})
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={"at": json.dumps({"stage": self.stage, "step": self.step})})
 
     @classmethod
     def load(cls, path: Path) -> Checkpoint:

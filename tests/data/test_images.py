@@ -30,7 +30,7 @@ from acclimate.data.inputs import ImageInputs
 from acclimate.data.preprocess import Preprocess, in_view
 from acclimate.data.read import domain_of, read_source, read_target
 from acclimate.errors import DataError, OptionError
-from acclimate.files import cache_folder, write_whole
+from acclimate.files import cache_folder
 from acclimate.progress import T
 
 RGB = Preprocess(resize=8, size=6, mean=(0.5, 0.4, 0.3), std=(0.5, 0.2, 0.1))
@@ -529,33 +529,6 @@ class TestWithoutBroken:
         with pytest.raises(DataError, match=r"^No image of the class 'dog' in x can be read: replace"):
             without_broken(source)
         assert len(without_broken(source.domain)[0]) == 11
-
-
-class TestCacheFolder:
-    def test_order_of_the_settings(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("HOME", str(tmp_path / "home"))
-        monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-        monkeypatch.setenv("ACCLIMATE_CACHE", str(tmp_path / "own"))
-        assert cache_folder() == tmp_path / "own"
-        monkeypatch.delenv("ACCLIMATE_CACHE")
-        assert cache_folder() == tmp_path / "xdg" / "acclimate"
-        monkeypatch.delenv("XDG_CACHE_HOME")
-        assert cache_folder() == tmp_path / "home" / ".cache" / "acclimate"
-
-    def test_a_write_that_fails_leaves_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        path = tmp_path / "new" / "file"
-        write_whole(path, b"old")
-
-        def full(self: Path, content: bytes) -> int:
-            self.touch()
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr(Path, "write_bytes", full)
-        with pytest.raises(OSError, match="No space left"):
-            write_whole(path, b"new")
-        assert [file.name for file in path.parent.iterdir()] == ["file"]
-        assert path.read_bytes() == b"old"
 
 
 def test_class_folders_to_batches(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from acclimate.cache.index import RECORD, find_rows, guards, valid_rows
 from acclimate.choices import Precision, View
 from acclimate.data.domain import Indices
 from acclimate.data.preprocess import Preprocess
-from acclimate.files import cache_folder, locked, write_whole
+from acclimate.files import cache_folder, leftovers, locked, write_whole
 
 Kind: TypeAlias = Literal["rows", "paths", "index"]
 
@@ -290,8 +290,9 @@ class Store:
     def files(self) -> list[Path]:
         """The files that the store consists of, those that a kill has left included."""
         token = "[0-9a-f]" * 8
-        kinds = ("lock", "store.json", f".store.json.{token}", *(f"{kind}-{token}.bin" for kind in FILES))
-        return [path for kind in kinds for path in sorted(self.folder.glob(kind)) if path.is_file()]
+        kinds = ("lock", "store.json", *(f"{kind}-{token}.bin" for kind in FILES))
+        found = [path for kind in kinds for path in sorted(self.folder.glob(kind))]
+        return [path for path in [*found, *leftovers(self.folder / "store.json")] if path.is_file()]
 
     def file(self, note: Note, kind: Kind) -> Path:
         """One of the store's files."""

@@ -48,7 +48,7 @@ def _complete(folder: Path, total: int, load: Callable[[], Digits]) -> None:
     for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         name = Path(str(label)) / f"{i:04}.png"
         if name not in present:
-            write_whole(folder / name, _png(image))
+            write_whole(folder / name, _png(image), durable=False)  # thousands, which can be written again
 
 
 def _png(image: Image.Image) -> bytes:

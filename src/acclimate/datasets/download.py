@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from acclimate.datasets.catalogue import Benchmark, File
 from acclimate.errors import DataError
+from acclimate.files import open_no_follow
 from acclimate.progress import Track, silent
 
 FOLDER = ".downloads"  # below the root: what is not complete yet
@@ -128,7 +129,7 @@ def _advance(url: str, part: Path, track: Track) -> None:
         have = have if goes_on else 0
         left = int(response.headers.get("Content-Length", 0))
         _check_room(part, have, left)
-        with part.open("ab" if goes_on else "wb") as out:
+        with open_no_follow(part, "ab" if goes_on else "wb") as out:
             chunks = iter(lambda: response.read(CHUNK), b"")
             for chunk in track(chunks, f"Downloading {part.stem} (MiB)", -(-left // CHUNK)):
                 out.write(chunk)
@@ -198,7 +199,7 @@ def _digits(read: Callable[[Sequence[Path]], tuple[Array, Array]]) -> Callable[[
     def write(files: Sequence[Path], made: Path, name: str) -> None:
         half = len(files) // 2
         (x_train, y_train), (x_test, y_test) = read(files[:half]), read(files[half:])
-        with made.open("wb") as out:
+        with open_no_follow(made, "wb") as out:
             np.savez(out, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
 
     return write

@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from acclimate.errors import DataError
-from acclimate.files import write_json
+from acclimate.files import leftovers, write_json
 from acclimate.methods.registry import BASELINE
 from acclimate.runs.files import RUN_FILES
 from acclimate.runs.trackers import FOLDERS
@@ -78,9 +78,10 @@ class RunDirectory:
     def tidy(self) -> None:
         """Delete what only an unfinished run needs, and the files that a kill left half written."""
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
-        for name in RUN_FILES:
-            for half in self.path.glob(f".{name}.*tmp"):
-                half.unlink(missing_ok=True)
+        half_written = [half for name in RUN_FILES for half in leftovers(self.path / name)]
+        half_written += self.path.glob(".tmp??????")  # by safetensors, which first writes to a name of its own
+        for half in half_written:
+            half.unlink(missing_ok=True)
 
     def _own(self, name: str) -> dict[str, Any] | None:
         """What this run noted of itself in a file; None where there is none."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from acclimate.files import json_line, replacing, write_jsonl
+from acclimate.files import json_line, replacing_text, write_jsonl
 
 if TYPE_CHECKING:
     from acclimate.evaluation.scores import Probabilities
@@ -63,7 +63,7 @@ def write_skipped(path: Path, rows: Iterable[tuple[str, str]]) -> None:
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     # The module's own line end, \r\n, makes it quote a name that holds either of them; surrogateescape gives a file
     # name that is not UTF-8 its own bytes back.
-    with replacing(path, errors="surrogateescape", newline="") as file:
+    with replacing_text(path, errors="surrogateescape", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
