@@ -29,6 +29,7 @@ ORDER = [  # from the ground up; what stands on one floor does not import its ne
     {"settings", "evaluation"},
     {"training", "model"},
     {"runs"},
+    {"trust"},
     {"bench"},
     {"report", "screen"},  # so that nothing below imports the screen: what reports progress knows `progress` alone
     {"cli", "estimator"},

@@ -1,0 +1,1 @@
+"""Trust without target labels: consensus, shares, validators, estimates and warnings."""
