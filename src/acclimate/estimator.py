@@ -78,6 +78,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     Attributes:
         classes_: (K,) the labels that occur in `y`, sorted, as they were given.
         model_: The trained `acclimate.model.Model`. `model_.save(folder)` writes it without pickle.
+        X_target_: The target of the fit as it was given, for scorers that look at it; None without one.
         n_features_in_: D, after a fit to vectors.
         feature_names_in_: (D,) names of the columns, after a fit to a data frame of vectors.
 
@@ -101,6 +102,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
 
     classes_: npt.NDArray[Any]
     model_: Model
+    X_target_: Rows | None
 
     def __init__(self, **parameters: Any) -> None:
         for name in parameters.keys() - _DEFAULTS.keys():
@@ -137,7 +139,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
             with screen.progress(f"Training {self.method}", self.steps) as meter:
                 for progress in train(model.method, pair, settings.recipe):
                     meter.update(progress.step, progress.terms)
-        self.classes_, self.model_ = classes, model
+        self.classes_, self.model_, self.X_target_ = classes, model, X_target
         return self
 
     def predict(self, X: Rows) -> npt.NDArray[Any]:

@@ -729,3 +729,87 @@ def validator(name: str) -> Validator:
     if name not in VALIDATORS:
         raise OptionError(f"There is no validator {name!r}: choose one of {', '.join(VALIDATORS)}.")
     return VALIDATORS[name]
+
+
+# --- for scikit-learn and Optuna ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ValidatorScorer:
+    """Scores a fitted estimator by a validator. It is what `make_validator_scorer` makes.
+
+    Attributes:
+        name: The validator's name.
+        shares: The estimated shares of the classes in the target, in the order of `classes_`, for `im_shares`.
+        seed: Seed of samples and of k-means.
+    """
+
+    name: str
+    shares: tuple[float, ...] | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse a name that no validator has."""
+        validator(self.name)
+
+    def __call__(self, estimator: Any, X: Any = None, y: Any = None) -> float:
+        """The score of a fitted estimator; the larger, the better.
+
+        Args:
+            estimator: A fitted `AdaptiveClassifier`, or a pipeline that ends in one.
+            X: Samples of the source that stayed out of the fit, for validators that look at them.
+            y: Their labels.
+
+        Raises:
+            DataError: The estimator was fitted without a target, or the validator needs what it does not have.
+        """
+        return validator(self.name)(_seen(estimator, X, y, self.shares, self.seed))
+
+
+def make_validator_scorer(name: str, *, shares: Sequence[float] | None = None, seed: int = 0) -> ValidatorScorer:
+    """A scorer that looks at the target without its labels, `GridSearchCV(..., scoring=make_validator_scorer("im"))`.
+
+    The target is that of the fit, which the estimator keeps as `X_target_`; the fold that scikit-learn holds out is
+    the held-out source. For Optuna it is called itself: `return scorer(model.fit(X, y, X_target=T), X_out, y_out)`,
+    in a study of `direction="maximize"`.
+
+    Args:
+        name: One of `VALIDATORS`. Those that compare candidates (ensv, vote) or need more than one model's answers
+            refuse when they are called.
+        shares: The estimated shares of the classes in the target, for `im_shares`.
+        seed: Seed of samples and of k-means.
+
+    Raises:
+        OptionError: There is no validator of this name.
+    """
+    return ValidatorScorer(name, None if shares is None else tuple(shares), seed)
+
+
+def _seen(estimator: Any, X: Any, y: Any, shares: tuple[float, ...] | None, seed: int) -> Evidence:
+    """The evidence that a fitted estimator and a held-out part of the source give."""
+    if isinstance(estimator, Pipeline):
+        X = estimator[:-1].transform(X) if X is not None and len(estimator) > 1 else X
+        estimator = estimator[-1]
+    X_target = getattr(estimator, "X_target_", None)
+    if X_target is None:
+        raise DataError("The estimator was fitted without a target: give X_target to fit, so that it can be scored.")
+    arrays = _answers(estimator, X_target, "target")
+    if X is not None:
+        arrays |= _answers(estimator, X, "source")
+    if y is not None:
+        y = np.asarray(y)
+        if not np.isin(y, estimator.classes_).all():
+            raise DataError("The held-out source has classes that were not fitted: give each fold images of all.")
+        arrays["y_source"] = np.searchsorted(estimator.classes_, y)
+    return Evidence(**arrays, shares=None if shares is None else np.asarray(shares), seed=seed)
+
+
+def _answers(estimator: Any, X: Any, side: str) -> dict[str, Any]:
+    """What the estimator says of samples: probabilities, its features, and the vectors themselves, which are frozen."""
+    arrays = {f"p_{side}": estimator.predict_proba(X)}
+    if hasattr(estimator, "transform"):
+        arrays[f"f_{side}"] = estimator.transform(X)
+    frozen = np.asarray(X)
+    if frozen.ndim == 2 and frozen.dtype.kind in "fiu":
+        arrays[f"frozen_{side}"] = frozen
+    return arrays
