@@ -53,6 +53,8 @@ NEEDS = {
     "f_source": "the features of a held-out part of the source",
     "frozen_target": "the target's features of the untouched backbone",
     "frozen_source": "the source's features of the untouched backbone",
+    "clusters": "the clusters of the target's frozen features",
+    "neighbours": "the neighbours among the target's frozen features",
     "shares": "an estimate of the target's class shares",
     "p_candidates": "the class probabilities of all candidates",
     "p_mixed": "the class probabilities of mixed images",
@@ -75,6 +77,9 @@ class Evidence:
         f_source: (n_S, d) their features.
         frozen_target: (n_T, D) features of the target's images by the backbone as it was pretrained.
         frozen_source: (n_S, D) the same of the source images of `y_source`. Those that were trained on do as well.
+        clusters: (n_T,) the cluster of each image in `frozen_target`, as `clusters` makes them; -1 for an image that is
+            not in the sample. Where it is not given, it is computed: give it to judge many candidates.
+        neighbours: (n_T, 5) positions of the nearest images in `frozen_target`, as `nearest` finds them; likewise.
         shares: (K,) the estimated shares of the classes in the target, which add up to 1.
         p_candidates: (m, n_T, K) class probabilities of all candidates, this one among them.
         p_mixed: (M, K) class probabilities of images 0.55 x_a + 0.45 x_b of the target.
@@ -96,6 +101,8 @@ class Evidence:
     f_source: npt.NDArray[Any] | None = None
     frozen_target: npt.NDArray[Any] | None = None
     frozen_source: npt.NDArray[Any] | None = None
+    clusters: npt.NDArray[Any] | None = None
+    neighbours: npt.NDArray[Any] | None = None
     shares: npt.NDArray[Any] | None = None
     p_candidates: npt.NDArray[Any] | None = None
     p_mixed: npt.NDArray[Any] | None = None
@@ -157,6 +164,8 @@ SHAPES = {
     "f_source": ("n_S", "d"),
     "frozen_target": ("n_T", "D"),
     "frozen_source": ("n_S", "D"),
+    "clusters": ("n_T",),
+    "neighbours": ("n_T", "k"),
     "shares": ("K",),
     "p_candidates": ("m", "n_T", "K"),
     "p_mixed": ("M", "K"),
@@ -164,7 +173,7 @@ SHAPES = {
     "p_reverse": ("n_S", "K"),
     "p_dropout": ("passes", "n_T", "K"),
 }
-WHOLE = ("y_source", "pairs")
+WHOLE = ("y_source", "pairs", "clusters", "neighbours")
 FEATURES = ("f_target", "f_source", "frozen_target", "frozen_source")
 PROBABILITIES = ("p_target", "p_source", "shares", "p_candidates", "p_mixed", "p_reverse", "p_dropout")
 assert {*SHAPES, "seed"} == {field.name for field in fields(Evidence)}
@@ -441,13 +450,14 @@ def class_ami(evidence: Evidence) -> float:
     Source: Musgrave et al., arXiv 2208.07360.
     """
     p, f = evidence.need("class_ami", "p_target", "f_target")
-    return _ami(p, f, evidence.seed)
+    return _ami(p, clusters(f, p.shape[1], evidence.seed))
 
 
 def frozen_class_ami(evidence: Evidence) -> float:
     """`class_ami` on the features of the untouched backbone, which no method has torn. Ours."""
     p, f = evidence.need("frozen_class_ami", "p_target", "frozen_target")
-    return _ami(p, f, evidence.seed)
+    found = evidence.clusters if evidence.clusters is not None else clusters(f, p.shape[1], evidence.seed)
+    return _ami(p, found)
 
 
 def class_ss(evidence: Evidence) -> float:
@@ -459,29 +469,38 @@ def class_ss(evidence: Evidence) -> float:
         DataError: The features have too few clusters.
     """
     p, f = evidence.need("class_ss", "p_target", "f_target")
-    unit, clusters, _ = _clusters(f, p.shape[1], evidence.seed)
-    found = len(np.unique(clusters))
-    if not 2 <= found < len(unit):
+    found = clusters(f, p.shape[1], evidence.seed)
+    kept = found >= 0
+    if not 2 <= len(np.unique(found[kept])) < kept.sum():
         raise DataError("The target's features have fewer than two clusters, so class_ss has no value.")
-    return float(silhouette_score(unit, clusters))
+    return float(silhouette_score(_unit(f[kept].astype(np.float64)), found[kept]))
 
 
-def _ami(p: Floats, f: npt.NDArray[Any], seed: int) -> float:
-    _, clusters, kept = _clusters(f, p.shape[1], seed)
-    return float(adjusted_mutual_info_score(p.argmax(1)[kept], clusters))
+def _ami(p: Floats, found: Classes) -> float:
+    kept = found >= 0
+    return float(adjusted_mutual_info_score(p.argmax(1)[kept], found[kept]))
 
 
-def _clusters(f: npt.NDArray[Any], K: int, seed: int) -> tuple[Floats, npt.NDArray[Any], npt.NDArray[np.intp]]:
-    """Features of unit length, their clusters, and the positions of their images: k-means in an order of its own."""
-    kept = _sample(len(f), seed)
-    kept = kept[_canonical(f[kept])]
-    if len(kept) < K:
+def clusters(f: npt.NDArray[Any], K: int, seed: int = 0) -> Classes:
+    """The cluster (n,) of each row of features, by k-means on rows of unit length; -1 for a row not in the sample.
+
+    Args:
+        f: (n, d) features.
+        K: How many clusters to look for.
+        seed: Seed of the sample and of the first centres.
+
+    Raises:
+        DataError: There are fewer rows than clusters.
+    """
+    if len(f) < K:
         raise DataError(f"The target has fewer images than the {K} clusters to look for: choose another validator.")
-    unit = _unit(f[kept].astype(np.float64))
+    kept = _sample(len(f), seed)
+    kept = kept[_canonical(f[kept])]  # k-means must not depend on the order of the images
+    found = np.full(len(f), -1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # features that collapsed have fewer clusters
-        clusters = KMeans(K, n_init=4, random_state=seed).fit_predict(unit)
-    return unit, clusters, kept
+        found[kept] = KMeans(K, n_init=4, random_state=seed).fit_predict(_unit(f[kept].astype(np.float64)))
+    return found
 
 
 def frozen_reverse_accuracy(evidence: Evidence) -> float:
@@ -520,19 +539,34 @@ def neighbour_consistency(evidence: Evidence) -> float:
     that have moved; loves collapse. Ours.
     """
     p, f = evidence.need("neighbour_consistency", "p_target", "frozen_target")
-    kept = _sample(len(f), evidence.seed)
-    c, unit = p.argmax(1)[kept], _centred(f[kept])
-    k = min(NEIGHBOURS, len(c) - 1)
-    if k < 1:
+    found = evidence.neighbours if evidence.neighbours is not None else nearest(f, evidence.seed)
+    kept = np.flatnonzero(found[:, 0] >= 0)
+    c = p.argmax(1)
+    return float((c[found[kept]] == c[kept, None]).mean())
+
+
+def nearest(f: npt.NDArray[Any], seed: int = 0) -> npt.NDArray[np.int64]:
+    """The positions (n, 5) of the rows nearest to each, by the cosine of centred features; -1 outside of the sample.
+
+    Args:
+        f: (n, d) features. Of fewer than six rows, all others are neighbours.
+        seed: Seed of the sample.
+
+    Raises:
+        DataError: There is but one row.
+    """
+    if len(f) < 2:
         raise DataError("The validator neighbour_consistency needs at least two target images: give more.")
-    same = 0
-    for start in range(0, len(c), BLOCK):
+    kept = _sample(len(f), seed)
+    unit = _centred(f[kept])
+    k = min(NEIGHBOURS, len(kept) - 1)
+    found = np.full((len(f), k), -1)
+    for start in range(0, len(kept), BLOCK):
         similarity = unit[start : start + BLOCK] @ unit.T
         rows = np.arange(len(similarity))
         similarity[rows, start + rows] = -np.inf
-        nearest = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        same += int((c[nearest] == c[start : start + BLOCK, None]).sum())
-    return same / (k * len(c))
+        found[kept[start + rows]] = kept[np.argpartition(-similarity, k - 1, axis=1)[:, :k]]
+    return found
 
 
 # --- of several candidates ------------------------------------------------------------------------------------------
