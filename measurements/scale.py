@@ -35,8 +35,10 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from acclimate.cache.content import Content
 from acclimate.cache.identity import file_paths, identities
-from acclimate.cache.store import Array, Content, Store
+from acclimate.cache.rows import Array
+from acclimate.cache.store import Store
 from acclimate.data.domain import Domain
 from acclimate.data.read import read_source, read_target
 from acclimate.errors import AcclimateError

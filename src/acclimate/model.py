@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import acclimate
+from acclimate.cache.content import Content
 from acclimate.cache.features import features
 from acclimate.cache.images import image_inputs
-from acclimate.cache.store import Content
 from acclimate.choices import Augment, Interpolation, KeepImages, Level, Precision, Tune, View
 from acclimate.data.domain import Domain
 from acclimate.data.inputs import ArrayInputs, Inputs

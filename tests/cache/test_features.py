@@ -26,11 +26,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from acclimate import files
-from acclimate import files as cache_folder
-from acclimate.cache import identity, index, store, upkeep
+from acclimate.cache import identity, index, upkeep, writer
+from acclimate.cache.content import Content, stores_folder
 from acclimate.cache.features import features
 from acclimate.cache.identity import identities
-from acclimate.cache.store import Content, Store
+from acclimate.cache.note import write_note
+from acclimate.cache.store import Store
 from acclimate.choices import Precision, View
 from acclimate.data.domain import Domain
 from acclimate.data.inputs import ArrayInputs, RowInputs
@@ -112,7 +113,7 @@ def fresh(domain: Domain, content: Content = CONTENT) -> npt.NDArray[np.float32]
 
 
 def stores() -> list[Path]:
-    folder = store.stores_folder()
+    folder = stores_folder()
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
@@ -389,7 +390,7 @@ import numpy as np
 import torch
 torch.set_num_threads(1)
 from acclimate.data.read import domain_of
-from acclimate.cache import features as cache, index, store, upkeep
+from acclimate.cache import features as cache, index, note, packing, rows, store, upkeep, writer
 sys.path[:0] = [sys.argv[1], str(Path(sys.argv[1]).parent)]
 from test_features import CONTENT, Encoder, compute, values
 
@@ -398,7 +399,7 @@ photos = domain_of(sorted(Path(sys.argv[2]).glob("*.bmp")))
 def lines(work, at=None):
     '''Runs `work` and counts the lines of the store's and the cache's code; dies at line `at`.'''
     count = 0
-    files = {store.__file__, index.__file__, cache.__file__, upkeep.__file__}
+    files = {module.__file__ for module in (cache, index, note, packing, rows, store, upkeep, writer)}
     def trace(frame, event, argument):
         nonlocal count
         if frame.f_code.co_filename not in files:
@@ -600,7 +601,7 @@ def test_a_file_that_was_only_touched_is_verified_and_kept(domain: Domain, caplo
     os.utime(part("rows"), ns=(1, 1))
     np.testing.assert_array_equal(values(compute(Encoder(0), domain)), expected)
     assert warnings(caplog) == []
-    assert Store(stores()[0])._is_as_noted()
+    assert json.loads((stores()[0] / "store.json").read_bytes())["mtime_ns"] == 1, "the next reader need not verify it"
 
 
 def test_rows_that_the_power_took_are_found_missing(domain: Domain, caplog: pytest.LogCaptureFixture) -> None:
@@ -694,7 +695,7 @@ def test_a_disk_that_fills_up_on_the_way(
     encoder = Encoder()
     both = replace(CONTENT, views=BOTH)
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_write", full_after(write, store._write))
+        patch.setattr(writer, "_write", full_after(write, writer._write))
         found = values(compute(encoder, domain, both))
     np.testing.assert_array_equal(found, fresh(domain, both))
     again = min(2 * 3, 7 - write // 3 * 3)  # the batch that was written and the one that was computed meanwhile
@@ -720,8 +721,7 @@ def test_a_complete_cache_that_may_only_be_read_is_read(
     def refuse(*args: object, **more: object) -> Any:
         raise OSError(30, "Read-only file system")
 
-    for name in ("locked", "write_whole"):
-        monkeypatch.setattr(store, name, refuse)
+    monkeypatch.setattr(files, "open_no_follow", refuse)
     monkeypatch.setattr(os, "utime", refuse)
     np.testing.assert_array_equal(values(compute(Encoder(0), domain.select(range(6)))), expected)
     assert warnings(caplog) == []
@@ -781,8 +781,8 @@ def test_two_processes(domain: Domain, photos: list[Path], caplog: pytest.LogCap
 def test_waiting_is_mentioned_and_what_is_there_is_not_waited_for(
     domain: Domain, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache_folder, "PATIENCE", 0.05)
-    monkeypatch.setattr(cache_folder, "POLL", 0.01)
+    monkeypatch.setattr(files, "PATIENCE", 0.05)
+    monkeypatch.setattr(files, "POLL", 0.01)
     some = values(compute(Encoder(), domain.select([0, 1, 2])))
     held, free = threading.Event(), threading.Event()
 
@@ -810,7 +810,7 @@ def test_rows_that_are_being_verified_are_waited_for(domain: Domain) -> None:
     assert note is not None
     with files.locked(kept.lock):
         assert kept.read(identities(domain))[0] is not None
-        kept.write_note(replace(note, size=-1))  # as in the middle of a check
+        write_note(kept.folder, replace(note, size=-1))  # as in the middle of a check
         assert kept.read(identities(domain))[0] is None
     compute(Encoder(0), domain)
 
@@ -821,11 +821,11 @@ def test_the_lock_on_a_file_that_was_just_deleted_does_not_count(
     path, original = tmp_path / "folder" / "lock", files._lock
 
     def late(file: Any) -> bool:
-        monkeypatch.setattr(cache_folder, "_lock", original)
+        monkeypatch.setattr(files, "_lock", original)
         shutil.rmtree(path.parent)
         return original(file)
 
-    monkeypatch.setattr(cache_folder, "_lock", late)
+    monkeypatch.setattr(files, "_lock", late)
     with files.locked(path) as mine, files.locked(path, wait=False) as second:
         assert mine
         assert not second
@@ -871,25 +871,17 @@ def test_any_sequence_of_changes(tmp_path: Path, edits: list[tuple[str, int]], d
 
 
 @pytest.fixture
-def old(tmp_path: Path) -> Path:
-    """A file of an earlier version."""
-    path = tmp_path / "cache" / "features" / f"{'0a' * 32}.npy"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(bytes(1000))
-    return path
-
-
-@pytest.fixture
 def foreign(tmp_path: Path, domain: Domain) -> list[Path]:
     """Files and folders that nobody may delete, around a store and in it."""
     compute(Encoder(), domain)
     outside = tmp_path / "outside"
     outside.mkdir()
-    features_folder = store.stores_folder()
+    features_folder = stores_folder()
     paths = [
         outside / "rows-0.bin",
         tmp_path / "cache" / "mine.txt",
         features_folder / "mine.npy",
+        features_folder / f"{'0a' * 32}.npy",
         features_folder / "short" / "store.json",
         features_folder / ("b" * 64 + ".txt"),
         stores()[0] / "notes.txt",
@@ -904,33 +896,30 @@ def foreign(tmp_path: Path, domain: Domain) -> list[Path]:
     return [*paths, features_folder / ("c" * 64), features_folder / f"{'d' * 64}.npy"]
 
 
-def test_list(domain: Domain, old: Path) -> None:
+def test_list(domain: Domain) -> None:
     compute(Encoder(), domain, replace(CONTENT, views=BOTH, precision="fp16"))
     shown = succeeds("cache", "list").stdout
-    for text in ("tiny", "map", "head", "plain flip", "fp16", " 7 ", "of an earlier version"):
+    for text in ("tiny", "map", "head", "plain flip", "fp16", " 7 "):
         assert text in shown
     listed = json.loads(succeeds("cache", "list", "--json").stdout)
-    (new, earlier) = sorted(listed["entries"], key=lambda entry: entry["images"] is None)
-    assert new["images"] == 7
-    assert new["views"] == ["plain", "flip"]
-    assert new["bytes"] == sum(path.stat().st_size for path in Path(new["path"]).iterdir())
-    assert time.time() - new["used"] < 60
-    assert earlier["path"] == str(old)
-    assert listed["bytes"] == new["bytes"] + 1000
-    note = json.loads((Path(new["path"]) / "store.json").read_text())
+    (entry,) = listed["entries"]
+    assert entry["images"] == 7
+    assert entry["views"] == ["plain", "flip"]
+    assert entry["bytes"] == sum(path.stat().st_size for path in Path(entry["path"]).iterdir()) == listed["bytes"]
+    assert time.time() - entry["used"] < 60
+    note = json.loads((Path(entry["path"]) / "store.json").read_text())
     assert note["what"].startswith("Features that Acclimate computed")
     assert note["content"]["backbone"] == "tiny"
 
 
-def test_clear_asks_and_deletes_what_it_made_alone(foreign: list[Path], old: Path, domain: Domain) -> None:
+def test_clear_asks_and_deletes_what_it_made_alone(foreign: list[Path], domain: Domain) -> None:
     inputs = compute(Encoder(), domain)
     expected = values(inputs).copy()
     assert "use --yes" in acclimate("cache", "clear").stderr
-    assert len(upkeep.entries()) == 2
+    assert len(upkeep.entries()) == 1
     succeeds("cache", "clear", "--yes")
     assert upkeep.entries() == []
     assert all(path.exists() for path in foreign)
-    assert not old.exists()
     np.testing.assert_array_equal(values(inputs), expected)
     np.testing.assert_array_equal(values(compute(Encoder(), domain)), expected)
 
@@ -959,6 +948,17 @@ def test_prune_drops_the_rows_of_images_that_changed_or_are_gone(
     assert all(path.exists() for path in foreign)
 
 
+def test_prune_deletes_what_kills_have_left(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute(Encoder(), domain)
+    whole = sorted(stores()[0].iterdir())
+    left = [stores()[0] / name for name in ("rows-0123abcd.bin", ".store.json.0123456789abcdef.tmp")]
+    for path in left:
+        path.write_bytes(b"half")
+    assert upkeep.entries()[0].bytes == sum(path.stat().st_size for path in [*whole, *left])
+    assert upkeep.prune().bytes == 8
+    assert sorted(stores()[0].iterdir()) == whole
+
+
 def test_prune_keeps_images_whose_identity_ends_in_zeros(domain: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
     original = identity._digest
     monkeypatch.setattr(identity, "_digest", lambda *parts: original(*parts)[:-2] + bytes(2))
@@ -967,15 +967,14 @@ def test_prune_keeps_images_whose_identity_ends_in_zeros(domain: Domain, monkeyp
     compute(Encoder(0), domain)
 
 
-def test_prune_by_age_and_size(domain: Domain, old: Path) -> None:
+def test_prune_by_age_and_size(domain: Domain) -> None:
     for name in ("aaa", "bbb", "ccc"):
         compute(Encoder(), domain, replace(CONTENT, weights=name))
     folders = {name: replace(CONTENT, weights=name).folder for name in ("aaa", "bbb", "ccc")}
     now = time.time()
     for age, name in enumerate(folders):
         os.utime(folders[name] / "store.json", (now - age * upkeep.DAY, now - age * upkeep.DAY))
-    os.utime(old, (1, 1))
-    assert upkeep.prune(older_than=1.5).entries == 2
+    assert upkeep.prune(older_than=1.5).entries == 1
     assert [entry.path for entry in upkeep.entries()] == [folders["aaa"], folders["bbb"]]
     newer, older = (entry.bytes for entry in upkeep.entries())
     assert upkeep.prune(larger_than=newer + older).entries == 0

@@ -21,8 +21,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from acclimate import files
 from acclimate.cache import images as pixels
-from acclimate.cache import index, store
+from acclimate.cache import index, writer
+from acclimate.cache.content import stores_folder
 from acclimate.cache.images import DiskShelf, image_inputs
 from acclimate.choices import KeepImages
 from acclimate.data import inputs as drawn_from
@@ -98,7 +100,7 @@ def expected(domain: Domain, preprocess: Preprocess = KEEP) -> list[Tensor]:
 
 
 def stores() -> list[Path]:
-    folder = store.stores_folder()
+    folder = stores_folder()
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
@@ -243,10 +245,10 @@ import os, signal, sys
 sys.path[:0] = [{tests!r}, {tests!r} + '/..']
 import torch
 torch.set_num_threads(1)
-from acclimate.cache import images as pixels, store
+from acclimate.cache import images as pixels, writer
 from test_images import domain_of, epochs, on_disk
 pixels.BLOCK = 1600
-original, count = store._write, 0
+original, count = writer._write, 0
 def write(file, content):
     global count
     count += 1
@@ -254,7 +256,7 @@ def write(file, content):
         file.write(content[: len(content) // 2])
         os.kill(os.getpid(), signal.SIGKILL)
     original(file, content)
-store._write = write
+writer._write = write
 epochs(on_disk(domain_of(sys.argv[2:])))
 """
 
@@ -299,8 +301,7 @@ def test_a_complete_folder_that_may_only_be_read(
     def refuse(*args: object, **more: object) -> Any:
         raise OSError(30, "Read-only file system")
 
-    for name in ("locked", "write_whole"):
-        monkeypatch.setattr(store, name, refuse)
+    monkeypatch.setattr(files, "open_no_follow", refuse)
     monkeypatch.setattr(os, "utime", refuse)
     anew = expected(domain)
     decoded.clear()
@@ -320,7 +321,7 @@ def test_a_disk_that_fills_up_on_the_way(
 ) -> None:
     anew = expected(domain)
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_write", full_after(write, store._write))
+        patch.setattr(writer, "_write", full_after(write, writer._write))
         assert same(epochs(on_disk(domain)), anew)
     (told,) = warnings(caplog)
     assert told.endswith("[Errno 28] No space left on device.")

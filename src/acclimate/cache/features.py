@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from acclimate.cache.content import Content
 from acclimate.cache.identity import Identities, file_paths, identities
-from acclimate.cache.store import Array, Content, Store
+from acclimate.cache.rows import Array
+from acclimate.cache.store import Store
 from acclimate.data.domain import Domain, Indices
 from acclimate.data.inputs import ImageInputs, RowInputs
 from acclimate.data.preprocess import in_view

@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from acclimate.cache.content import Content, stores_folder
 from acclimate.cache.identity import file_paths, identities
-from acclimate.cache.store import Content, Store, stores_folder
+from acclimate.cache.store import Store
 from acclimate.choices import Augment, KeepImages
 from acclimate.data.decode import Pixels
 from acclimate.data.domain import Domain, Indices

@@ -4,38 +4,35 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from acclimate.cache.store import FILES, DamagedNoteError, Note, Store, stores_folder
-from acclimate.data.domain import IDENTITY, file_identity
+from acclimate.cache.content import stores_folder
+from acclimate.cache.note import NOTE
+from acclimate.cache.packing import drop_dead_rows
+from acclimate.cache.rows import RowFiles, files_of_store
+from acclimate.cache.store import Store
 from acclimate.files import locked
 
 DAY = 24 * 3600
 GB = 10**9
-_DIGEST = "[0-9a-f]{64}"
-_OLD = re.compile(rf"{_DIGEST}(\.[0-9a-f]{{32}}\.tmp|\.npy)")  # one array a domain, of versions before the stores
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A store, or a file of features that an earlier version has left.
+    """A store.
 
     Attributes:
-        path: The folder or the file.
-        backbone: The network's name; None where it is not known.
+        path: The folder.
+        bytes: Size on the disk.
+        used: When it was last used, in seconds since 1970.
+        backbone: The network's name; None, like all that follows, where the store's note is missing or damaged.
         level: What is kept of an image: a vector or a map.
         tune: What is trained on it.
         views: The views of each image.
         precision: Of the values.
         images: How many there are.
-        bytes: Size on the disk.
-        used: When it was last used, in seconds since 1970.
     """
 
     path: Path
@@ -55,8 +52,7 @@ class Entry:
 
 def entries() -> list[Entry]:
     """All that the cache holds, the most recently used first."""
-    found = [*map(_entry, _stores()), *map(_old_entry, _old_files())]
-    return sorted(found, key=lambda entry: entry.used, reverse=True)
+    return sorted(map(_entry, _stores()), key=lambda entry: entry.used, reverse=True)
 
 
 def as_table(found: list[Entry]) -> tuple[list[str], list[list[str]]]:
@@ -68,14 +64,13 @@ def as_table(found: list[Entry]) -> tuple[list[str], list[list[str]]]:
 def _table_row(entry: Entry) -> list[str]:
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
     images = "" if entry.images is None else f"{entry.images:,}"
-    kind = "of an earlier version" if entry.path.suffix else "unreadable"
-    described = [entry.backbone or kind, entry.level or "", entry.tune or "", " ".join(entry.views)]
+    described = [entry.backbone or "unreadable", entry.level or "", entry.tune or "", " ".join(entry.views)]
     return [*described, entry.precision or "", images, f"{entry.bytes / 1e6:,.1f}", used, entry.path.name[:12]]
 
 
 @dataclass(frozen=True)
 class Freed:
-    """What was deleted: whole stores and old files, rows of other stores, and bytes; and the stores that are in use."""
+    """What was deleted: whole stores, rows of other stores, and bytes; and the stores that are in use."""
 
     entries: int
     rows: int
@@ -88,7 +83,7 @@ class Freed:
 
 
 def clear() -> Freed:
-    """Deletes all stores and the files of earlier versions.
+    """Deletes all stores that are not in use.
 
     Raises:
         OSError: Something cannot be deleted.
@@ -100,7 +95,7 @@ def prune(*, older_than: float | None = None, larger_than: float | None = None) 
     """Deletes what is not needed: the rows of images that have changed or are gone, and on request more.
 
     Args:
-        older_than: Days; stores and old files that were last used before are deleted.
+        older_than: Days; stores that were last used before are deleted.
         larger_than: Bytes; while the cache is larger, what has not been used for longest is deleted.
 
     Raises:
@@ -113,7 +108,7 @@ def prune(*, older_than: float | None = None, larger_than: float | None = None) 
     for store in _stores():
         with locked(store.lock, wait=False) as mine:
             if mine:
-                rows += _drop_dead_rows(store)
+                rows += drop_dead_rows(store)
             elif store.folder not in busy:
                 busy.append(store.folder)
     surplus, total = [], 0
@@ -128,95 +123,40 @@ def prune(*, older_than: float | None = None, larger_than: float | None = None) 
 def _delete(wanted: list[Entry]) -> Freed:
     before, count, busy = _total(), 0, []
     for entry in wanted:
-        if entry.path.is_dir():
-            store = Store(entry.path)
-            with locked(store.lock, wait=False) as mine:
-                if mine:
-                    _remove(store)
-            if not mine:
+        store = Store(entry.path)
+        with locked(store.lock, wait=False) as mine:
+            if mine:
+                store.remove()
+                count += 1
+            else:
                 busy.append(entry.path)
-                continue
-        else:
-            entry.path.unlink(missing_ok=True)
-        count += 1
     return Freed(count, 0, before - _total(), tuple(busy))
 
 
-def _remove(store: Store) -> None:
-    """Deletes a store whose lock this process has; what else may lie in its folder stays."""
-    store.delete_files()
-    with suppress(OSError):  # Windows keeps an open file; a foreign file keeps the folder
-        store.lock.unlink()
-        store.folder.rmdir()
-
-
-def _drop_dead_rows(store: Store) -> int:
-    """Packs a store without the rows that no image can ask for any more; returns how many they were."""
-    store.check()
-    note = store.note()
-    if note is None or note.shape is None:
-        if note is None or not note.overflow:
-            _remove(store)
-        return 0
-    _delete_leftovers(store, note)
-    sound = store.sound(note)
-    identities = store.records(note)["identity"]
-    path_of = dict(store.paths(note))  # the last line of a row counts
-    known = {row: identity for row, identity in zip(sound.tolist(), identities[sound], strict=True) if row in path_of}
-    dead = {row for row, identity in known.items() if _identity(path_of[row]) != identity}
-    keep = np.array([row for row in sound.tolist() if row not in dead], dtype=np.int64)
-    if not len(keep):
-        _remove(store)
-    elif len(keep) * note.row_bytes < note.size:  # there are dead rows, or gaps that kills have left
-        store.pack(keep)
-    return len(dead)
-
-
-def _identity(path: str) -> np.bytes_:
-    """What identifies a file, as an array gives it: without zeros at its end."""
-    identity: np.bytes_ = np.frombuffer(file_identity(path), IDENTITY)[0]
-    return identity
-
-
-def _delete_leftovers(store: Store, note: Note) -> None:
-    """Deletes what a kill has left of files that were being written whole."""
-    current = {store.lock, store.folder / "store.json", *(store.file(note, kind) for kind in FILES)}
-    for path in store.files():
-        if path not in current:
-            path.unlink(missing_ok=True)
-
-
 def _stores() -> list[Store]:
-    folders = (p for p in _children() if re.fullmatch(_DIGEST, p.name) and p.is_dir() and not p.is_symlink())
-    return [store for store in map(Store, folders) if store.files()]
-
-
-def _old_files() -> list[Path]:
-    return [p for p in _children() if _OLD.fullmatch(p.name) and p.is_file() and not p.is_symlink()]
-
-
-def _children() -> Iterator[Path]:
-    folder = stores_folder()
-    return iter(sorted(folder.iterdir()) if folder.is_dir() else [])
+    root = stores_folder()
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    ours = [path for path in folders if re.fullmatch("[0-9a-f]{64}", path.name) and not path.is_symlink()]
+    return [Store(path) for path in ours if files_of_store(path)]
 
 
 def _entry(store: Store) -> Entry:
-    size = sum(path.stat().st_size for path in store.files())
-    try:
-        note = store.note()
-    except DamagedNoteError:
-        note = None
+    size = sum(path.stat().st_size for path in files_of_store(store.folder))
+    note = store.note()
     if note is None:
-        return Entry(store.folder, size, store.folder.stat().st_mtime)
-    used = (store.folder / "store.json").stat().st_mtime
-    images = len(store.sound(note)) if note.shape else 0
-    content = {name: note.content.get(name) for name in ("backbone", "level", "tune", "precision")}
-    return Entry(store.folder, size, used, views=tuple(note.content.get("views", ())), images=images, **content)
-
-
-def _old_entry(path: Path) -> Entry:
-    status = path.stat()
-    return Entry(path, status.st_size, status.st_mtime)
+        return Entry(store.folder, size, used=store.folder.stat().st_mtime)
+    content = note.content
+    return Entry(
+        store.folder,
+        size,
+        used=(store.folder / NOTE).stat().st_mtime,
+        backbone=content.get("backbone"),
+        level=content.get("level"),
+        tune=content.get("tune"),
+        views=tuple(content.get("views", ())),
+        precision=content.get("precision"),
+        images=len(RowFiles(store.folder, note).sound()),
+    )
 
 
 def _total() -> int:

@@ -23,7 +23,7 @@ def cache_list(json: Json = False, debug: Debug = False) -> None:
 
     def work(screen: Screen) -> None:
         from acclimate.cache import upkeep
-        from acclimate.cache.store import stores_folder
+        from acclimate.cache.content import stores_folder
         from acclimate.cli.show import show_table
 
         entries = upkeep.entries()
@@ -71,7 +71,7 @@ def cache_clear(
 
     def work(screen: Screen) -> None:
         from acclimate.cache import upkeep
-        from acclimate.cache.store import stores_folder
+        from acclimate.cache.content import stores_folder
 
         entries = upkeep.entries()
         size = f"{sum(entry.bytes for entry in entries) / 1e9:.2f} GB"
