@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import platform
-import subprocess
-import sys
 
 import pytest
+
+import forks
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 
@@ -24,10 +24,9 @@ print([step() for _ in range(20)][-1])
 
 def kept_and_faults(**environment: str) -> tuple[bool, int]:
     """What the function said, and how many pages the system had to provide when the same was done for the 20th time."""
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True, timeout=120
-    )
-    kept, faults = done.stdout.split()
+    code, printed = forks.run(PROGRAM, **environment)
+    assert code == 0
+    kept, faults = printed.split()
     return kept == "True", int(faults)
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import forks
 from acclimate.bench import papers, runner, workers
 from acclimate.bench.grid import Grid, Row, grid_of, settings_of
 from acclimate.bench.plan import PlannedRun, Tasks, plan
@@ -189,14 +187,14 @@ def within_a_run(self, path):
         die()
 
 ends = []
-for number, out in enumerate(sys.argv[3:]):
+for number, out in enumerate(sys.argv[2:]):
     if os.fork() == 0:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         if number == 0:
             experiment.write_json = between_runs
         else:
             Checkpoint.save = within_a_run
-        sys.argv[1:] = ["bench", sys.argv[1], "--out", out, "-q", *json.loads(sys.argv[2])]
+        sys.argv[1:] = ["bench", sys.argv[1], "--out", out, "-q"]
         main()
     ends.append(os.waitstatus_to_exitcode(os.wait()[1]))
 print(json.dumps(ends))
@@ -206,14 +204,8 @@ print(json.dumps(ends))
 def test_a_killed_bench_goes_on_to_the_same_bytes(grid: Path, tmp_path: Path) -> None:
     eager = edited(grid, tmp_path, ("lr = 1", "lr = 0.1\ncheckpoint_seconds = 0"))
     outs = [tmp_path / name for name in ("between_runs", "within_a_run")]
-    process = subprocess.run(
-        [sys.executable, "-c", KILLED, eager, "[]", *outs],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(process.stdout) == [-signal.SIGKILL] * 2
+    code, printed = forks.run(KILLED, eager, *outs)
+    assert (code, json.loads(printed)) == (0, [-signal.SIGKILL] * 2)
     succeeds("bench", eager, "--out", tmp_path / "whole", "-q")
     for out, finished in zip(outs, (2, 1), strict=True):
         before = made(out)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor, nn
 
+import forks
 from acclimate import files
 from acclimate.cache import identity, index, upkeep, writer
 from acclimate.cache.content import Content, stores_folder
@@ -454,14 +453,12 @@ def test_killed_at_any_moment(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    driver, folder = tmp_path / "driver.py", tmp_path / "killed"
-    driver.write_text(DRIVER)
+    folder = tmp_path / "killed"
     folder.mkdir()
     before = {path: path.stat().st_mtime_ns for path in photos}
-    command = [sys.executable, driver, HERE, photos[0].parent, folder]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    extracting, pruning = json.loads(done.stdout)
+    code, printed = forks.run(DRIVER, HERE, photos[0].parent, folder)
+    assert code == 0
+    extracting, pruning = json.loads(printed)
     assert len(extracting) > 10
     assert len(pruning) > 10
     expected = fresh(domain)
@@ -766,13 +763,12 @@ def test_two_processes(domain: Domain, photos: list[Path], caplog: pytest.LogCap
         "        return super().forward(x)\n"
         "compute(Slow(), domain_of(sys.argv[1:]))\n"
     )
-    command = [sys.executable, "-c", code, *map(str, photos)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "0\n"  # it is computing
-        encoder = Encoder()
-        found = values(compute(encoder, domain))
-        assert other.wait() == 0
+    other = forks.Forked(code, *photos)
+    while other.printed() == "" and other.process.is_alive():
+        time.sleep(0.01)
+    encoder = Encoder()  # while the other computes
+    found = values(compute(encoder, domain))
+    assert other.wait()[0] == 0
     assert encoder.images == 0
     np.testing.assert_array_equal(found, fresh(domain))
     assert warnings(caplog) == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
@@ -21,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import forks
 from acclimate import files
 from acclimate.cache import images as pixels
 from acclimate.cache import index, writer
@@ -267,8 +267,7 @@ def test_a_killed_writer_leaves_whole_rows(
 ) -> None:
     anew = expected(domain)
     program = KILLED.format(tests=str(Path(__file__).parent))
-    done = subprocess.run([sys.executable, "-c", program, "10", *map(str, photos)], check=False)
-    assert done.returncode == -9
+    assert forks.run(program, "10", *photos)[0] == -9
     decoded.clear()
     assert same(epochs(on_disk(domain)), anew)
     assert 0 < len(decoded) < N
@@ -370,9 +369,9 @@ def test_threads_share_the_images(domain: Domain, decoded: list[int]) -> None:
 def test_two_processes(domain: Domain, photos: list[Path], decoded: list[int]) -> None:
     anew = expected(domain)
     code = KILLED.format(tests=str(Path(__file__).parent))
-    with subprocess.Popen([sys.executable, "-c", code, "-1", *map(str, photos)]) as other:
-        found = [epochs(on_disk(domain)) for _ in range(3)]
-        assert other.wait() == 0
+    other = forks.Forked(code, "-1", *photos)
+    found = [epochs(on_disk(domain)) for _ in range(3)]
+    assert other.wait()[0] == 0
     assert all(same(each, anew) for each in found)
     rows = sum(len(np.fromfile(path, index.RECORD)) for path in part("index"))
     assert rows == N

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 import acclimate as package
+import forks
 from acclimate.evaluation.scores import changes
 from acclimate.methods import registry
 from acclimate.runs import fit as experiment
@@ -191,7 +190,7 @@ def test_target_labels_never_reach_training(method: str, tmp_path: Path) -> None
             content = dict(np.load(target))
             np.savez(target, x=content["x"], y=np.repeat(list("abc"), [14, 8, 2]))
         runs[kind] = tmp_path / f"run-{kind}"
-        how = ("--method", method, *network(method), *SMALL, "--steps", "12")
+        how = ("--method", method, *network(method), *SMALL, "--steps", "8")
         result = fit(runs[kind], "--source", source, "--target", target, *how)
         assert (result["scores"] is None) == (kind == "unlabelled")
     for name in ("model.safetensors", "metrics.jsonl", "predictions.csv"):
@@ -391,10 +390,11 @@ RESUMED_AT = {
 
 
 class Killed(NamedTuple):
-    """Runs that ended early, each in a folder of its own, and their command."""
+    """Runs that ended early, each in a folder of its own, one that did not, and their command."""
 
     folders: dict[str, Path]
     ends: dict[str, int]
+    whole: Path
     command: tuple[str, ...]
 
 
@@ -407,18 +407,16 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     for folder in folders.values():
         folder.mkdir()
     moments = json.dumps({str(folders[moment]): code for moment, code in MOMENTS.items()})
-    ends = json.loads(python("-c", PROCESS, moments, "fit", *command).communicate(timeout=300)[0])
-    return Killed(folders, {moment: ends[str(folder)] for moment, folder in folders.items()}, command)
-
-
-def python(*args: str | Path) -> subprocess.Popen[str]:
-    """A process of its own, on one thread like the tests."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, *map(str, args)], env=environment, stdout=subprocess.PIPE, text=True)
+    code, printed = forks.run(PROCESS, moments, "fit", *command)
+    assert code == 0
+    ends = json.loads(printed)
+    fit(base / "whole", *command)
+    ends_of = {moment: ends[str(folder)] for moment, folder in folders.items()}
+    return Killed(folders, ends_of, base / "whole", command)
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_a_run_that_ended_early_goes_on_bit_for_bit(killed: Killed, tmp_path: Path, moment: str) -> None:
+def test_a_run_that_ended_early_goes_on_bit_for_bit(killed: Killed, moment: str) -> None:
     folder = killed.folders[moment]
     out = folder / "run"
     assert killed.ends[moment] == (130 if moment == "interrupted" else -signal.SIGKILL), (folder / "told").read_text()
@@ -426,8 +424,7 @@ def test_a_run_that_ended_early_goes_on_bit_for_bit(killed: Killed, tmp_path: Pa
     assert (out / "record.json").exists() == (moment == "before the checkpoint is deleted")
 
     assert fit(out, *killed.command)["resumed_at"] in RESUMED_AT[moment]
-    fit(tmp_path / "whole", *killed.command)
-    assert_same_run(out, tmp_path / "whole")
+    assert_same_run(out, killed.whole)
     assert {path.name for path in out.iterdir()} == FILES
 
 
@@ -443,13 +440,13 @@ def test_a_run_killed_from_outside_while_it_compares(arrays: tuple[str, ...], tm
     command = (*arrays, *SMALL, "--steps", "100", "--compare", "--method", "dann")
     out, whole = tmp_path / "run", tmp_path / "whole"
     checkpoint = out / "source_only" / "checkpoint" / "last.safetensors"
-    process = python("-W", "error", "-m", "acclimate", "fit", *command, "--checkpoint-seconds", "0", "--out", out, "-q")
+    code = "from acclimate.cli.app import main; main()"
+    fork = forks.Forked(code, "fit", *command, "--checkpoint-seconds", "0", "--out", out, "-q")
     deadline = time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+    while not checkpoint.exists() and fork.process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.002)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    fork.process.kill()
+    assert fork.wait()[0] == -signal.SIGKILL
     assert checkpoint.exists()
     assert not (out / "source_only" / "record.json").exists()
 
