@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from click.testing import Result
+import typer
+import typer.testing
 from PIL import Image
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from acclimate.cli.app import app
 from acclimate.methods import registry
+from acclimate.methods.options import options
+
+typer.testing._get_command = cache(typer.main.get_command)  # made anew for every call, it takes a third of a tiny fit
 
 
 def vectors(path: Path, *, shift: float = 0.0, labelled: bool = True, n: int = 24, d: int = 6) -> Path:
@@ -37,22 +42,25 @@ def in_closed_form(name: str) -> bool:
     return registry.load(name).family == "shallow"
 
 
-def samples_for(method: str, path: Path, **options: Any) -> Path:
+def samples_for(method: str, path: Path, **more: Any) -> Path:
     """The least that a method works on: `vectors`, or grey images of the same classes in an .npz."""
     if registry.load(method).needs == "vector":
-        return vectors(path, **options)
-    content = dict(np.load(vectors(path, d=12 * 12, **options)))
+        return vectors(path, **more)
+    content = dict(np.load(vectors(path, d=12 * 12, **more)))
     content["x"] = (content["x"] * 20 + 100).clip(0, 255).astype(np.uint8).reshape(-1, 12, 12)
     np.savez(path, **content)
     return path
 
 
+def small(method: str) -> dict[str, Any]:
+    """The options of a method that make its own networks small."""
+    return {name: n for name, n in {"hidden": 16, "image_size": 16, "width": 4}.items() if name in options(method)}
+
+
 def network(method: str) -> tuple[str, ...]:
-    """The options of `fit` for a small network under a method that needs one."""
-    if registry.load(method).needs == "vector":
-        return ()
-    small = ("--set", "image_size=16", "--set", "width=4") if method == "gta" else ()  # it generates images
-    return ("--backbone", "lenet", *small)
+    """The options of `fit` for small networks: the method's own, and the one under it where it needs one."""
+    own = [part for name, n in small(method).items() for part in ("--set", f"{name}={n}")]
+    return (*own, "--backbone", "lenet") if registry.load(method).needs != "vector" else tuple(own)
 
 
 def pictures(folder: Path, classes: tuple[str, ...] = ("a", "b", "c"), *, n: int = 4, shade: int = 0) -> Path:

@@ -564,7 +564,7 @@ def test_domains_of_five_items_are_enough(method: str, tmp_path: Path) -> None:
         samples_for(method, tmp_path / "s.npz", n=5),
         samples_for(method, tmp_path / "t.npz", n=5, shift=0.5),
     )
-    how = (*network(method), "--bottleneck", "8", "--batch-size", "6", "--steps", "20")
+    how = (*network(method), "--bottleneck", "8", "--batch-size", "6", "--steps", "8")
     succeeds("fit", "--source", source, "--target", target, "--method", method, *how, "--out", tmp_path / "run")
     assert len((tmp_path / "run" / "predictions.csv").read_text().splitlines()) == 6
 

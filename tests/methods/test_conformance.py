@@ -6,6 +6,7 @@ import copy
 import importlib
 import inspect
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -22,10 +23,10 @@ from acclimate.data.inputs import ArrayInputs
 from acclimate.errors import OptionError
 from acclimate.methods import registry
 from acclimate.methods.base import Method, Objective
-from acclimate.methods.options import check_options
+from acclimate.methods.options import check_options, options
 from acclimate.networks.network import Network
 from acclimate.settings import RECIPE, Recipe
-from acclimate.training import Checkpoint, train
+from acclimate.training import Checkpoint, Step, train
 
 K, D, N_S, N_T = 3, 10, 40, 30
 STEPS = 8
@@ -34,12 +35,7 @@ every_method = pytest.mark.parametrize("name", registry.names())
 
 
 SHAPES = {"vector": (D,), "map": (D, 3, 2), "image": (3, 16, 16)}
-# GTA's images are generated; the heads of MCD and ADR are made for features of thousands of numbers.
-SMALL: dict[str, dict[str, Any]] = {
-    "gta": {"image_size": 16, "width": 4, "noise": 8},
-    "mcd": {"hidden": 32},
-    "adr": {"hidden": 32},
-}
+SMALL = {"hidden": 32, "image_size": 16, "width": 4, "noise": 8}  # of the options that make networks large
 
 
 def network(needs: Level) -> Network:
@@ -54,10 +50,11 @@ def network(needs: Level) -> Network:
             return Network(encoder, nn.Flatten(), 32, bottleneck=6, level="image")
 
 
-def build(name: str, seed: int = 0) -> Method:
+def build(name: str, seed: int = 0, net: Network | None = None) -> Method:
     torch.manual_seed(seed)
     cls = registry.load(name)
-    return cls(network(cls.needs), K, **SMALL.get(name, {}))
+    small = {option: value for option, value in SMALL.items() if option in options(name)}
+    return cls(net or network(cls.needs), K, **small)
 
 
 def samples(name: str, rng: np.random.Generator, y: npt.NDArray[Any], shift: float) -> npt.NDArray[np.float32]:
@@ -85,9 +82,19 @@ def in_closed_form(name: str) -> bool:
     return not list(build(name).stages(pair(name)))
 
 
-def fit(name: str, steps: int = STEPS, resume: Checkpoint | None = None) -> tuple[Method, list]:
+def fit(name: str, steps: int = STEPS, resume: Checkpoint | None = None) -> tuple[Method, list[Step]]:
     method = build(name)
     return method, list(train(method, pair(name), recipe(name, steps), resume))
+
+
+@cache
+def fitted_once(name: str) -> tuple[Method, list[Step]]:
+    return fit(name)
+
+
+def fitted(name: str) -> Method:
+    """A method after a run, for one test alone."""
+    return copy.deepcopy(fitted_once(name)[0])
 
 
 def recipe(name: str, steps: int) -> Recipe:
@@ -105,10 +112,9 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 @every_method
 def test_the_network_it_is_given_stays_as_it_was(name: str) -> None:
-    cls = registry.load(name)
-    given = network(cls.needs)
+    given = network(registry.load(name).needs)
     untouched = copy.deepcopy(given)
-    cls(given, K, **SMALL.get(name, {}))
+    build(name, net=given)
     assert given.dim == untouched.dim
     assert str(given) == str(untouched)
     assert same(given, untouched)
@@ -116,7 +122,7 @@ def test_the_network_it_is_given_stays_as_it_was(name: str) -> None:
 
 @every_method
 def test_it_steps_and_reports_finite_terms(name: str) -> None:
-    method, progress = fit(name)
+    method, progress = fitted_once(name)
     assert [p.step for p in progress] == ([] if in_closed_form(name) else list(range(1, STEPS + 1)))
     assert all(np.isfinite(list(p.values().values())).all() for p in progress)
     before = dict(build(name).named_parameters())
@@ -131,8 +137,7 @@ def test_it_steps_and_reports_finite_terms(name: str) -> None:
 
 @every_method
 def test_it_predicts_logits_for_any_number_of_samples(name: str) -> None:
-    method, _ = fit(name)
-    method.eval()
+    method = fitted(name).eval()
     x = some(name)
     assert method.predict(x).shape == (7, K)
     assert torch.allclose(method.predict(x)[:1], method.predict(x[:1]), rtol=1e-4, atol=1e-5)
@@ -142,7 +147,7 @@ def test_it_predicts_logits_for_any_number_of_samples(name: str) -> None:
 
 @every_method
 def test_it_learns_the_source_and_can_tell_classes_of_the_target(name: str) -> None:
-    method, _ = fit(name, steps=150)
+    method, _ = fit(name, steps=100)
     method.eval()
     data = pair(name)
     y_t = np.arange(N_T) % K
@@ -152,7 +157,7 @@ def test_it_learns_the_source_and_can_tell_classes_of_the_target(name: str) -> N
 
 @every_method
 def test_its_state_holds_all_that_prediction_needs(name: str, tmp_path: Path) -> None:
-    method, _ = fit(name)
+    method = fitted(name)
     save_file(method.state_dict(), tmp_path / "m.safetensors")
     other = build(name, seed=1)
     other.load_state_dict(load_file(tmp_path / "m.safetensors"))
@@ -162,13 +167,12 @@ def test_its_state_holds_all_that_prediction_needs(name: str, tmp_path: Path) ->
 
 @every_method
 def test_two_runs_are_bit_equal(name: str) -> None:
-    assert same(fit(name)[0], fit(name)[0])
+    assert same(fitted_once(name)[0], fit(name)[0])
 
 
 @every_method
 @pytest.mark.parametrize("stop", [1, 5])
 def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(name: str, stop: int, tmp_path: Path) -> None:
-    unbroken, _ = fit(name)
     if in_closed_form(name):
         return
     for progress in train(build(name), pair(name), recipe(name, STEPS)):
@@ -178,7 +182,7 @@ def test_a_resumed_run_is_bit_equal_to_an_unbroken_one(name: str, stop: int, tmp
     torch.manual_seed(99)  # a new process starts with other random numbers
     resumed, rest = fit(name, resume=Checkpoint.load(tmp_path / "last.safetensors"))
     assert [p.step for p in rest] == list(range(stop + 1, STEPS + 1))
-    assert same(unbroken, resumed)
+    assert same(fitted_once(name)[0], resumed)
 
 
 def objectives(method: Method, name: str) -> Iterator[Objective]:
