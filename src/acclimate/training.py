@@ -171,7 +171,9 @@ def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
     settings = [
         {"params": parameters, "multiplier": recipe.backbone_lr if is_slow else 1.0} | _momentum(recipe, is_plain)
         for (is_slow, is_plain), parameters in groups.items()
-    ] or [{"params": [], "multiplier": 1.0}]  # torch refuses an optimiser of no parameters, as closed forms have
+    ]
+    if not settings:  # as of a closed form; torch refuses an optimiser of no group
+        settings = [{"params": [], "multiplier": 1.0}]
     if recipe.optimizer == "adam":
         return torch.optim.Adam(settings, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)
     optimizer = torch.optim.SGD(settings, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=True)

@@ -41,7 +41,8 @@ class Board:
     def _record(self, cell: Cell) -> dict[str, Any]:
         settings = cell.run.settings.as_dict()
         kept = {name: settings[name] for name, declared in OF_A_ROW.items() if declared.setting.changes_result}
-        kept["weights"] = kept["weights"] and Path(kept["weights"]).name
+        if kept["weights"] is not None:
+            kept["weights"] = Path(kept["weights"]).name
         return {
             "row": cell.row.name,
             "baselines": list(cell.row.baselines),

@@ -30,11 +30,16 @@ class Figure(NamedTuple):
     computed: bool = False
 
     def __str__(self) -> str:
-        missing = f"{self.missing} missing" if self.missing else ""
         if self.mean is None:
-            return missing or "-"
-        spread = f" ± {self.std:.{self.digits}f}" if self.std is not None else ""
-        return f"{self.mean:.{self.digits}f}{'*' * self.computed}{spread}" + (f" ({missing})" if missing else "")
+            return f"{self.missing} missing" if self.missing else "-"
+        text = f"{self.mean:.{self.digits}f}"
+        if self.computed:
+            text += "*"
+        if self.std is not None:
+            text += f" ± {self.std:.{self.digits}f}"
+        if self.missing:
+            text += f" ({self.missing} missing)"
+        return text
 
 
 def figure(values: Figures, digits: int = 1) -> Figure:

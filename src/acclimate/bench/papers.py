@@ -121,7 +121,9 @@ def grid(name: str) -> dict[str, Any]:
     rows: dict[str, dict[str, Any]] = {}
     for row in table.rows:
         entry: dict[str, Any] = {"name": row.name, "settings": dict(row.settings)}
-        rows.setdefault(row.name, entry | ({"baseline": row.baseline} if row.baseline else {}))
+        if row.baseline is not None:
+            entry["baseline"] = row.baseline
+        rows.setdefault(row.name, entry)
     return {"data": {"benchmark": table.benchmark}, "settings": dict(table.settings), "row": list(rows.values())}
 
 

@@ -86,18 +86,31 @@ def _check_published(table: papers.Table, results: Results) -> None:
 
 
 def _by_task(results: Results, metric: str, table: papers.Table | None) -> Sheet:
-    several = len(results.tasks) > 1
-    headings = ["→".join(task) for task in results.tasks] + ["Avg"] * several
-    sheet = Sheet(f"{METRICS[metric].capitalize()}, at the last step", ["method", *headings])
+    sheet = Sheet(f"{METRICS[metric].capitalize()}, at the last step", ["method", *_task_headings(results)])
     for name in results.rows:
         values = results.percent(name, metric)
-        sheet.rows.append([name, *map(figure, values), *[average(values)][: int(several)]])
+        sheet.rows.append([name, *_with_average([figure(v) for v in values], average(values))])
         for row in _rows_of(table, results.rows[name], metric=metric):
             known = _by_column(table, row)
             printed = [known.get("-".join(task), Figure(None)) for task in results.tasks]
-            sheet.rows.append([f"{name}, published", *printed, *[Figure(row.average)][: int(several)]])
+            sheet.rows.append([f"{name}, published", *_with_average(printed, Figure(row.average))])
     sheet.notes = [*_notes(results), *_sources(table, sheet)]
     return sheet
+
+
+def _task_headings(results: Results) -> list[str]:
+    """A heading a task, and one for the average where there are several."""
+    headings = ["→".join(task) for task in results.tasks]
+    if len(headings) > 1:
+        headings.append("Avg")
+    return headings
+
+
+def _with_average(of_tasks: list[Figure], mean: Figure) -> list[Figure]:
+    """The cells below `_task_headings`."""
+    if len(of_tasks) > 1:
+        return [*of_tasks, mean]
+    return of_tasks
 
 
 def _by_class(results: Results, table: papers.Table | None) -> Sheet:
@@ -131,9 +144,8 @@ def _both_averages(table: papers.Table | None, row: Published) -> list[Figure]:
 
 
 def _domain_errors(results: Results, table: papers.Table | None) -> Sheet:
-    several = len(results.tasks) > 1
-    headings = ["→".join(task) for task in results.tasks] + ["Avg"] * several
-    sheet = Sheet("Domain error (WEMNet, equation 12), at the last step", ["method", "domain", "feature", *headings])
+    headings = ["method", "domain", "feature", *_task_headings(results)]
+    sheet = Sheet("Domain error (WEMNet, equation 12), at the last step", headings)
     for name in results.rows:
         features = dict.fromkeys(
             f for (row, *_), record in results.done.items() if row == name for f in record["domain_error"]
@@ -142,14 +154,14 @@ def _domain_errors(results: Results, table: papers.Table | None) -> Sheet:
             for feature in features:
                 values = results.values(name, lambda r, f=feature, d=domain: r["domain_error"].get(f, {}).get(d))  # type: ignore[misc]
                 shown = {"f": "with f_d", "f_hat_d": "without f_d"}.get(feature) if "f_hat_d" in features else None
-                cells = [figure(v, 2) for v in values] + [average(values, 2)][: int(several)]
+                cells = _with_average([figure(v, 2) for v in values], average(values, 2))
                 sheet.rows.append([name, domain, shown or feature, *cells])
                 for row in _rows_of(table, results.rows[name], metric="domain_error"):
                     if (row.domain, row.feature) == (domain, feature):
                         known = _by_column(table, row, 2)
                         printed = [known.get("-".join(task), Figure(None)) for task in results.tasks]
-                        own = [Figure(row.average, digits=2)] * several
-                        sheet.rows.append([f"{name}, published", domain, shown or feature, *printed, *own])
+                        cells = _with_average(printed, Figure(row.average, digits=2))
+                        sheet.rows.append([f"{name}, published", domain, shown or feature, *cells])
     sheet.notes = [
         "0: the discriminator cannot tell the domains apart; 50: it is certain of every image.",
         *_notes(results),
@@ -178,8 +190,9 @@ def _differences(results: Results, metric: str, baseline: str | None) -> Sheet:
 
 
 def _told(found: Difference) -> list[str | Figure]:
-    low, high = (found.mean + sign * (found.half or 0) for sign in (-1, 1))
-    interval = f"{low:+.1f} to {high:+.1f}" if found.half is not None else "-"
+    interval = "-"
+    if found.half is not None:
+        interval = f"{found.mean - found.half:+.1f} to {found.mean + found.half:+.1f}"
     return [f"{found.mean:+.1f}", interval, f"{found.better} of {found.pairs}", str(found.missing)]
 
 
@@ -225,11 +238,10 @@ def _by_column(table: papers.Table | None, row: Published, digits: int = 1) -> d
 def _notes(results: Results) -> Iterator[str]:
     """How the runs were made, and how many are not there."""
     seeds = ", ".join(map(str, results.seeds))
-    yield (
-        f"Ours: mean ± standard deviation (n - 1) over the seeds {seeds}."
-        if len(results.seeds) > 1
-        else (f"Ours: seed {seeds} alone.")
-    )
+    if len(results.seeds) > 1:
+        yield f"Ours: mean ± standard deviation (n - 1) over the seeds {seeds}."
+    else:
+        yield f"Ours: seed {seeds} alone."
     told = {_how(record) for record in results.done.values()}
     if told:
         yield f"Run with {told.pop()}." if len(told) == 1 else "Backbone, tune, steps or batch differ from run to run."
@@ -242,8 +254,8 @@ def _notes(results: Results) -> Iterator[str]:
 def _how(record: Record) -> str:
     settings, trained = record["settings"], record["trained"]
     network = f"{trained['backbone']}, tune {trained['tune']}" if trained["backbone"] else "feature vectors"
-    batch = settings["batch_size"]
-    return f"{network}, {settings['steps']:,} step{'s' * (settings['steps'] > 1)} of {batch} + {batch} items"
+    steps = "1 step" if settings["steps"] == 1 else f"{settings['steps']:,} steps"
+    return f"{network}, {steps} of {settings['batch_size']} + {settings['batch_size']} items"
 
 
 def _sources(table: papers.Table | None, sheet: Sheet) -> Iterator[str]:
@@ -253,6 +265,10 @@ def _sources(table: papers.Table | None, sheet: Sheet) -> Iterator[str]:
     shown = {str(cells[0]).removesuffix(", published") for cells in sheet.rows if str(cells[0]).endswith(", published")}
     for row in table.rows:
         if row.name in shown:
-            told = [f"from {row.source}'s table"] * bool(row.source) + [row.remark] * bool(row.remark)
+            told = []
+            if row.source:
+                told.append(f"from {row.source}'s table")
+            if row.remark:
+                told.append(row.remark)
             if told:
-                yield f"{row.name}: {'; '.join(map(str, told))}."
+                yield f"{row.name}: {'; '.join(told)}."

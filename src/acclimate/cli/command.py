@@ -96,7 +96,7 @@ def run_command(work: Callable[[Screen], None], *, json: bool, quiet: bool, debu
     try:
         work(screen)
     except KeyboardInterrupt:
-        screen.error(f"Interrupted{': ' if goes_on else ''}{goes_on}.")
+        screen.error(f"Interrupted: {goes_on}." if goes_on else "Interrupted.")
         raise typer.Exit(Exit.INTERRUPTED) from None
     except Exception as error:
         if debug:

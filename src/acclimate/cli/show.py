@@ -189,7 +189,10 @@ def _spelt(value: object) -> str:
 def _accuracies(scores: Mapping[str, Scores], text: Callable[[str], str]) -> Table:
     """A row a class and a column a method, in percent; below them the means. The last method minus the first, too."""
     several = list(scores.values())
-    table = _table("Class", "Images", *map(text, scores), *["Change"][: len(several) - 1])
+    headings = ["Class", "Images", *map(text, scores)]
+    if len(several) > 1:
+        headings.append("Change")
+    table = _table(*headings)
     for of_class in zip(*(s.per_class for s in several), strict=True):
         name, count = of_class[-1].name, of_class[-1].count
         table.add_row(text(name), f"{count:,}", *_percents([c.accuracy for c in of_class]))

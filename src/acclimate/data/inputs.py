@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Protocol
@@ -47,8 +48,7 @@ class ArrayInputs:
 
     def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
         """The features at `index`, (B, ...) float32."""
-        several = rng is not None and len(self.views) > 1
-        view = rng.integers(len(self.views), size=len(index)) if rng is not None and several else 0
+        view = _drawn_view(len(self.views), len(index), rng)
         return torch.from_numpy(np.ascontiguousarray(self.views[view, index], dtype=np.float32))
 
 
@@ -70,10 +70,16 @@ class RowInputs:
 
     def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
         """The features at `index`, (B, ...) float32."""
-        several = rng is not None and self.rows.shape[1] > 1
-        view = rng.integers(self.rows.shape[1], size=len(index)) if rng is not None and several else 0
+        view = _drawn_view(self.rows.shape[1], len(index), rng)
         x = torch.from_numpy(self.rows[self.positions[index], view])
         return (x.view(torch.bfloat16) if x.dtype == torch.int16 else x).float()
+
+
+def _drawn_view(views: int, samples: int, rng: np.random.Generator | None) -> Indices | int:
+    """The number of the cached view of each sample: drawn in training, the first in evaluation."""
+    if rng is None or views == 1:
+        return 0
+    return rng.integers(views, size=samples)
 
 
 MEMORY = 2**30  # bytes of resized images that are kept
@@ -135,8 +141,9 @@ class ImageInputs:
             BrokenImageError: A file cannot be read as an image.
         """
         # A generator a sample, made before any thread runs: the views do not depend on which finishes first.
-        random = rng is not None and self.augment != "none"
-        children = rng.spawn(len(index)) if rng is not None and random else [None] * len(index)
+        children: Sequence[np.random.Generator | None] = [None] * len(index)
+        if rng is not None and self.augment != "none":
+            children = rng.spawn(len(index))
         view = partial(self._view, again=rng is not None)
         return self.preprocess.normalised(np.stack(list(self._pool.map(view, index.tolist(), children))))
 
@@ -152,8 +159,12 @@ class ImageInputs:
         if kept is not None:
             return kept
         resized = self.preprocess.resized(picture(self.domain, position, at_least=self.preprocess.resize))
-        if self._shelf is None or (again and not self._shelf.put(position, resized)):
+        if self._shelf is None:
             self._remember(position, resized)
+        elif again:
+            taken = self._shelf.put(position, resized)
+            if not taken:
+                self._remember(position, resized)
         return resized
 
     def _remember(self, position: int, resized: Pixels) -> None:

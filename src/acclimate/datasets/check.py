@@ -116,8 +116,10 @@ def _entry(benchmark: Benchmark, domain: Facts, part: Literal["train", "test", "
     test_images = domain.test_images or 0
     images = {"train": domain.images, "test": test_images, "all": domain.images + test_images}[part]
     absent = domain.absent if part == "train" else ()
-    per_class = dict(zip(benchmark.classes, domain.per_class, strict=bool(domain.per_class)))
-    expected = Counter(per_class or {name: 0 for name in benchmark.classes if name not in absent})
+    if domain.per_class:
+        expected = Counter(dict(zip(benchmark.classes, domain.per_class, strict=True)))
+    else:
+        expected = Counter({name: 0 for name in benchmark.classes if name not in absent})
     counts: Counter[str | None] = Counter()
     problems: tuple[str, ...] = ()
     if spec is not None:
@@ -159,4 +161,6 @@ def _listed(names: Sequence[str]) -> str:
     """Names in a sentence."""
     if len(names) > MOST_NAMED:
         return f"{', '.join(names[:MOST_NAMED])} and {len(names) - MOST_NAMED} more"
-    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+    if len(names) < 2:
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"

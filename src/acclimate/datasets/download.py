@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import hashlib
+import math
 import shutil
 import tarfile
 import time
@@ -131,7 +132,7 @@ def _advance(url: str, part: Path, track: Track) -> None:
         _check_room(part, have, left)
         with open_no_follow(part, "ab" if goes_on else "wb") as out:
             chunks = iter(lambda: response.read(CHUNK), b"")
-            for chunk in track(chunks, f"Downloading {part.stem} (MiB)", -(-left // CHUNK)):
+            for chunk in track(chunks, f"Downloading {part.stem} (MiB)", math.ceil(left / CHUNK)):
                 out.write(chunk)
     if left and _size(part) != have + left:
         raise ConnectionError("the connection was cut")

@@ -73,7 +73,8 @@ class _Place:
 
     def _images(self, domain: Facts, part: str, classes: Collection[str]) -> Path | None:
         for name in map(plain, domain.names):
-            for file in filter(None, (self.arrays.get(name + part), self.arrays.get(name))):
+            file = self.arrays.get(name + part) or self.arrays.get(name)
+            if file is not None:
                 return file / part if part and _has_array(file, f"y_{part}") else file
             if (folder := self.folders.get(name)) is not None:
                 for inside in (part, "", "images", folder.name):  # zip files hold a folder of their own name

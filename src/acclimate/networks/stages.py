@@ -88,7 +88,7 @@ def _after(model: nn.Module, path: str) -> list[tuple[nn.Module, str, nn.Module]
 
 
 def _has_weights(following: list[tuple[nn.Module, str, nn.Module]]) -> bool:
-    return any(True for *_, part in following for _ in part.parameters())
+    return any(list(part.parameters()) for *_, part in following)
 
 
 def _inseparable(name: str) -> OptionError:

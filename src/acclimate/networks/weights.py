@@ -102,6 +102,7 @@ def fit_weights(model: nn.Module, tensors: Mapping[str, Tensor], name: str, file
 
 
 def _classifiers(model: nn.Module) -> tuple[str, ...]:
-    names: str | Sequence[str] | None = getattr(model, "default_cfg", {}).get("classifier")
-    names = [names] if isinstance(names, str) else names or []
+    names: str | Sequence[str] = getattr(model, "default_cfg", {}).get("classifier") or ()
+    if isinstance(names, str):
+        names = (names,)
     return tuple(f"{name}." for name in names)

@@ -45,7 +45,8 @@ def _panels(results: Results, metric: str) -> list[Section]:
     values = np.array([results.percent(name, metric) for name in results.rows])  # (rows, tasks, seeds)
     titles = ["→".join(task) for task in results.tasks]
     if len(titles) > 1:
-        values, titles = np.concatenate([values, values.mean(1, keepdims=True)], 1), [*titles, "mean over the tasks"]
+        values = np.concatenate([values, values.mean(1, keepdims=True)], 1)
+        titles.append("mean over the tasks")
     panels = []
     for task, title in enumerate(titles):
         of_task = values[:, task]

@@ -86,9 +86,10 @@ def _embedding(run: Run, data: Data, model: Model, before: Model | None, track: 
     predicted = np.concatenate([np.full(len(i_s), -1), run.predicted[i_t]])
     wrong = (predicted >= 0) & (truth >= 0) & (predicted != truth)
     colour = np.where(truth >= 0, truth, predicted) % COLOURS
+    sides = ["s"] * len(i_s) + ["t"] * len(i_t)
     dots = [
-        f"{'s' if i < len(i_s) else 't'} k{k}{' w' if w else ''}"
-        for i, (k, w) in enumerate(zip(colour.tolist(), wrong.tolist(), strict=True))
+        f"{side} k{k} w" if is_wrong else f"{side} k{k}"
+        for side, k, is_wrong in zip(sides, colour.tolist(), wrong.tolist(), strict=True)
     ]
     embedding = {
         "plots": plots,

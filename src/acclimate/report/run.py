@@ -223,7 +223,11 @@ def _place(run: Run, path: str) -> Path:
 
 def _positions(names: Sequence[str], among: Sequence[str]) -> list[int] | None:
     """Where `names`, a part of `among` in the same order, stand in it; None if they are no such part."""
-    listed = iter(enumerate(among))
-    found = (next((i for i, other in listed if other == name), None) for name in names)
-    positions = [i for i in found if i is not None]
-    return positions if len(positions) == len(names) else None
+    positions = []
+    rest = iter(enumerate(among))
+    for name in names:
+        position = next((i for i, other in rest if other == name), None)
+        if position is None:
+            return None
+        positions.append(position)
+    return positions
