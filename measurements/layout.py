@@ -23,6 +23,7 @@ from acclimate.choices import Tune
 from acclimate.data.batches import Pair
 from acclimate.data.domain import Indices
 from acclimate.data.inputs import ArrayInputs
+from acclimate.machine import keep_freed_memory
 from acclimate.model import Model, ModelSpec
 from acclimate.networks.backbones import load_backbone
 from acclimate.settings import Recipe
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="write the page here too")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every command does
     cases = [case for case in CASES if not args.only or any(part in case.backbone for part in args.only)]
     if args.quick:
         cases = [case._replace(batch=2) for case in cases]

@@ -31,6 +31,7 @@ from torch.nn.functional import cross_entropy
 from acclimate.choices import Level
 from acclimate.data.batches import Pair
 from acclimate.data.inputs import ArrayInputs
+from acclimate.machine import keep_freed_memory
 from acclimate.methods import registry
 from acclimate.methods.base import Method, Objective
 from acclimate.methods.mcd import MCD, discrepancy
@@ -277,6 +278,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="write the page here too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as every command does
     text = page(args)
     put_out(text, args.table)
 

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from acclimate.data.batches import Pair
 from acclimate.data.inputs import ArrayInputs
+from acclimate.machine import keep_freed_memory
 from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.networks.network import Network
@@ -641,6 +642,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="write the page here too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as every command does
     require_peers()
     put_out(page(args), args.table)
 

@@ -43,6 +43,7 @@ from acclimate.data.domain import Domain
 from acclimate.data.read import read_source, read_target
 from acclimate.errors import AcclimateError
 from acclimate.files import cache_folder, write_whole
+from acclimate.machine import keep_freed_memory
 from acclimate.model import Model
 from acclimate.networks.backbone import weights_fingerprint
 from acclimate.networks.backbones import load_backbone
@@ -600,6 +601,7 @@ def main() -> None:
     parser.add_argument("--part", help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()  # as every command does
     if args.part:
         part(args.part, imported)
         return

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 
 from acclimate.data.batches import Pair
 from acclimate.data.inputs import ArrayInputs
+from acclimate.machine import keep_freed_memory
 from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.networks.backbones import load_backbone
@@ -363,6 +364,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, help="write the table here too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()  # as every command does
     load = os.getloadavg()[0]
     tuning = Plan(args.batch, (3, 224, 224), 8 * args.batch, block=1, rounds=args.rounds, warm=2)
     caching = Plan(32, (VECTOR,), 2000, block=10, rounds=60, warm=20)

@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent_length, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -22,7 +21,7 @@ from acclimate.data.domain import Domain, LabelledDomain, check_pair
 from acclimate.data.read import domain_of
 from acclimate.errors import DataError
 from acclimate.evaluation.scores import Probabilities
-from acclimate.machine import pick_device
+from acclimate.machine import pick_device, random_state_kept
 from acclimate.model import Model
 from acclimate.progress import NOBODY, Listener, Track
 from acclimate.runs.prepare import prepare
@@ -133,8 +132,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         screen = self._listener()
         device = pick_device(settings.device)
         classes, task = self._task(X, y, X_target, screen.track)
-        # The fork gives the caller torch's random numbers back as they were, on every device.
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        with random_state_kept(device):
             model, pair, _ = prepare(settings, task, device, screen.track)
             with screen.progress(f"Training {self.method}", self.steps) as meter:
                 for progress in train(model.method, pair, settings.recipe):

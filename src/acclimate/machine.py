@@ -1,10 +1,14 @@
-"""The machine: its memory, its devices and their arithmetic."""
+"""The machine: its memory, threads and random numbers, its devices and their arithmetic."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import platform
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -24,7 +28,8 @@ def keep_freed_memory() -> bool:
     glibc makes a mapping of its own of every block above 32 MB and gives it back when it is freed, so the system
     zeroes the activations of a batch page by page in every step. Without that, fine-tuning and the extraction of
     features on a CPU take up to half the time (docs/results/speed.md). It holds for the whole process and changes no
-    result; ACCLIMATE_KEEP_MEMORY=0 in the environment prevents it.
+    result, so whoever owns the process decides: the command line calls it, the library never does.
+    ACCLIMATE_KEEP_MEMORY=0 in the environment prevents it.
 
     Returns:
         Whether memory is kept.
@@ -33,6 +38,62 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_MAX, NO_MAPPINGS) and mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch compute with so many threads; afterwards it has as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+_setting = threading.Lock()
+
+
+def compute_alone() -> None:
+    """Let torch compute with one thread wherever the calling thread, a new one, asks for it.
+
+    `torch.set_num_threads` also sets the number of every thread that has not computed yet, and one of the host's that
+    begins to would keep it for its life. So that number is put back at once, by a thread that goes away: nothing but
+    `torch.set_num_threads` itself can tell a thread its own.
+    """
+    torch.get_num_threads()  # a thread takes over the common number when it first asks, and so not later
+    with _setting, ThreadPoolExecutor(1) as other:
+        common = other.submit(torch.get_num_threads).result()
+        torch.set_num_threads(1)
+        other.submit(torch.set_num_threads, common).result()
+
+
+def gpus_in_use() -> bool:
+    """Whether this process has used a GPU, so that asking for its state costs nothing."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def random_state_kept(device: torch.device) -> Iterator[None]:
+    """Give torch's random numbers back in the state in which they were: the CPU's, and those of all GPUs.
+
+    No other thread may draw from them meanwhile. GPUs that nobody has used yet and that `device` is none of are left
+    alone, since looking at their state would initialise them.
+    """
+    gpus = range(torch.cuda.device_count()) if device.type == "cuda" or gpus_in_use() else ()
+    with torch.random.fork_rng(devices=gpus):
+        yield
+
+
+def seed_random_numbers(seed: int, device: torch.device) -> None:
+    """Seed the random numbers of torch that work on this device draws from.
+
+    For a CPU that leaves GPUs alone, which need not even be initialised then.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 def fast_bf16(device: torch.device) -> bool:

@@ -26,7 +26,7 @@ from acclimate.errors import AcclimateError, DataError, OptionError
 from acclimate.evaluation import predict as scores
 from acclimate.evaluation.scores import Probabilities
 from acclimate.files import replacing, write_json
-from acclimate.machine import fast_bf16
+from acclimate.machine import fast_bf16, random_state_kept
 from acclimate.methods import registry
 from acclimate.methods.base import evaluation_mode
 from acclimate.methods.options import check_options
@@ -210,6 +210,7 @@ class Model:
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
     @classmethod
+    @random_state_kept(torch.device("cpu"))  # the weights are drawn before they are read
     def load(cls, folder: Path, device: torch.device | str = "cpu") -> Model:
         """Read what `save` wrote. Nothing is unpickled, so a model from a stranger is safe to open.
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from acclimate.data.batches import Pair
 from acclimate.errors import DivergedError, OptionError
 from acclimate.files import replacing
-from acclimate.machine import keep_freed_memory
+from acclimate.machine import gpus_in_use
 from acclimate.methods.base import Method, Objective, Stage
 from acclimate.settings import Recipe
 
@@ -100,7 +100,6 @@ def train(method: Method, data: Pair, recipe: Recipe, resume: Checkpoint | None 
     Raises:
         DivergedError: A term or a gradient is not finite. The weights are those before the step that showed it.
     """
-    keep_freed_memory()
     method.train()
     optimizer = make_optimizer(method, recipe)
     done = 0
@@ -239,7 +238,7 @@ def _state_tensors(method: Method, optimizer: torch.optim.Optimizer) -> dict[str
     for parameter, state in optimizer.state.items():
         tensors |= {f"optimizer/{names[id(parameter)]}/{k}": v for k, v in state.items() if isinstance(v, Tensor)}
     tensors["random/cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
+    if gpus_in_use():
         tensors["random/cuda"] = torch.cuda.get_rng_state()
     return tensors
 

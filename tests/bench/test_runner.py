@@ -52,6 +52,7 @@ settings = { steps = 8 }
 baseline = "source-only"
 """
 QUIET = Screen(quiet=True)
+HOW = workers.How(threads=1, command=("bench", "grid.toml"), keep_models=False)
 
 
 @pytest.fixture(scope="module")
@@ -278,8 +279,9 @@ def test_any_exception_is_a_failure_in_one_line_until_it_is_mended(
 def test_a_process_makes_the_same_run(grid: Path, whole: Path, tmp_path: Path) -> None:
     cells = plan(grid_of(str(grid)), tmp_path, Tasks(QUIET))[-2:]
     runs = [cell.run for cell in cells]
-    assert list(workers.side_by_side(runs, jobs=1, threads=1, keep_models=False)) == runs
+    assert list(workers.side_by_side(runs, jobs=1, how=HOW)) == runs
     for run in runs:
+        assert json.loads((run.folder / "record.json").read_text())["command"] == ["bench", "grid.toml"]
         assert sorted(file.name for file in run.folder.iterdir()) == sorted(
             file.name for file in (whole / "runs" / run.folder.name).iterdir()
         )
@@ -292,8 +294,8 @@ class Dying:
 
     exitcode = -9
 
-    def __init__(self, context: Any, threads: int, keep_models: bool) -> None:
-        del context, threads, keep_models
+    def __init__(self, context: Any, how: workers.How) -> None:
+        del context, how
 
     def join(self) -> None:
         pass
@@ -322,7 +324,7 @@ def test_a_process_that_dies_fails_its_run_alone(grid: Path, tmp_path: Path, mon
 
 def test_a_run_that_another_process_makes_is_not_started_twice(grid: Path, tmp_path: Path) -> None:
     (first, *_) = plan(grid_of(str(grid)), tmp_path, Tasks(QUIET))
-    maker = workers.Maker(Tasks(QUIET), QUIET, keep_models=False)
+    maker = workers.Maker(Tasks(QUIET), QUIET, HOW)
     first.run.folder.mkdir(parents=True)
     with locked(first.run.folder / "lock", wait=False) as mine:
         assert mine

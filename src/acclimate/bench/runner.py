@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from acclimate.bench.board import Board
 from acclimate.bench.grid import Grid
 from acclimate.bench.plan import Tasks, plan
-from acclimate.bench.workers import Maker, in_turn, side_by_side
+from acclimate.bench.workers import How, Maker, in_turn, side_by_side
 from acclimate.errors import OptionError
 from acclimate.progress import NOBODY, Listener
 
@@ -18,7 +17,14 @@ MOST_AT_ONCE = 1024  # processes, or threads of one: more than any machine has, 
 
 
 def bench(
-    grid: Grid, out: Path, screen: Listener = NOBODY, *, jobs: int = 1, threads: int = 1, keep_models: bool = False
+    grid: Grid,
+    out: Path,
+    screen: Listener = NOBODY,
+    *,
+    command: Sequence[str] = (),
+    jobs: int = 1,
+    threads: int = 1,
+    keep_models: bool = False,
 ) -> list[dict[str, Any]]:
     """Make every run of a grid that is not made yet, the first seed of everything first.
 
@@ -28,6 +34,7 @@ def bench(
         grid: What to run.
         out: The folder for `records.jsonl` and `runs`.
         screen: Who is told how it comes along; nobody unless given.
+        command: The arguments of the command line that asks for it, for the runs' records.
         jobs: How many processes make runs; with one it is this one.
         threads: Threads of each. Only runs with equally many end with equal bits.
         keep_models: Keep the models' weights.
@@ -41,7 +48,6 @@ def bench(
     for name, value in {"jobs": jobs, "threads": threads}.items():
         if not 1 <= value <= MOST_AT_ONCE:
             raise OptionError(f"--{name} must be a whole number from 1 to {MOST_AT_ONCE:,}, not {value}.")
-    torch.set_num_threads(threads)
     tasks = Tasks(screen)
     cells = plan(grid, out, tasks)
     (out / "runs").mkdir(parents=True, exist_ok=True)
@@ -53,10 +59,11 @@ def bench(
     done = len(runs) - len(waiting)
     if done:
         screen.say(f"{done:,} of {len(runs):,} runs are finished already.")
+    how = How(threads, tuple(command), keep_models)
     if jobs == 1:
-        making = in_turn(waiting, Maker(tasks, screen if screen.interactive else NOBODY, keep_models))
+        making = in_turn(waiting, Maker(tasks, screen if screen.interactive else NOBODY, how))
     else:
-        making = side_by_side(waiting, jobs, threads, keep_models)
+        making = side_by_side(waiting, jobs, how)
     with screen.progress("Runs", len(runs), done) as meter:
         for number, run in enumerate(making, done + 1):
             screen.say(f"{number:,} of {len(runs):,}: {board.note(run)}")

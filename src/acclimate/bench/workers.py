@@ -8,24 +8,37 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing import connection, get_context, parent_process
-from typing import Any
-
-import torch
+from typing import Any, NamedTuple
 
 from acclimate.bench.plan import PlannedRun, Tasks
 from acclimate.errors import AcclimateError
 from acclimate.files import locked, write_json
+from acclimate.machine import keep_freed_memory, torch_threads
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs import fit
+
+
+class How(NamedTuple):
+    """How a bench makes its runs.
+
+    Attributes:
+        threads: PyTorch's threads in each.
+        command: The arguments of the command line that asked for the bench, for the records.
+        keep_models: Keep the models' weights.
+    """
+
+    threads: int
+    command: tuple[str, ...]
+    keep_models: bool
 
 
 class Maker:
     """Makes runs, one after the other."""
 
-    def __init__(self, tasks: Tasks, screen: Listener, keep_models: bool) -> None:
+    def __init__(self, tasks: Tasks, screen: Listener, how: How) -> None:
         self.tasks = tasks
         self.screen = screen
-        self.keep_models = keep_models
+        self.how = how
 
     def make(self, wanted: PlannedRun, *, wait: bool) -> bool:
         """Make a run; False if another process is making it, unless that is waited for."""
@@ -33,14 +46,19 @@ class Maker:
         with locked(wanted.folder / "lock", wait=wait) as mine:
             if mine:
                 try:
-                    fit.run(wanted.settings, self.tasks.of(wanted.settings), wanted.folder, self.screen)
+                    self._run(wanted)
                 except Exception as error:  # whatever it is, the other runs go on
                     fail(wanted, _sentence(error))
                 else:
                     (wanted.folder / "failed.json").unlink(missing_ok=True)
-                    if not self.keep_models:
+                    if not self.how.keep_models:
                         (wanted.folder / "model.safetensors").unlink(missing_ok=True)
         return mine
+
+    def _run(self, wanted: PlannedRun) -> None:
+        task = self.tasks.of(wanted.settings)
+        with torch_threads(self.how.threads):
+            fit.run(wanted.settings, task, wanted.folder, self.screen, command=self.how.command)
 
 
 def fail(wanted: PlannedRun, sentence: str) -> None:
@@ -67,7 +85,7 @@ def in_turn(runs: Iterable[PlannedRun], maker: Maker) -> Iterator[PlannedRun]:
         yield wanted
 
 
-def side_by_side(runs: Iterable[PlannedRun], jobs: int, threads: int, keep_models: bool) -> Iterator[PlannedRun]:
+def side_by_side(runs: Iterable[PlannedRun], jobs: int, how: How) -> Iterator[PlannedRun]:
     """Make runs in several processes. One that dies fails its run and no other."""
     context = get_context("spawn")
     waiting = deque((wanted, False) for wanted in runs)
@@ -76,7 +94,7 @@ def side_by_side(runs: Iterable[PlannedRun], jobs: int, threads: int, keep_model
     try:
         while waiting or working:
             while waiting and len(working) < jobs:
-                free, process = idle.pop() if idle else _worker(context, threads, keep_models)
+                free, process = idle.pop() if idle else _worker(context, how)
                 wanted, wait = waiting.popleft()
                 working[free] = process, wanted
                 free.send((wanted, wait))
@@ -100,20 +118,20 @@ def side_by_side(runs: Iterable[PlannedRun], jobs: int, threads: int, keep_model
             process.join()
 
 
-def _worker(context: Any, threads: int, keep_models: bool) -> tuple[Any, Any]:
+def _worker(context: Any, how: How) -> tuple[Any, Any]:
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, threads, keep_models), daemon=True)
+    process = context.Process(target=_serve, args=(theirs, how), daemon=True)
     process.start()
     theirs.close()  # so that its end is seen here
     return ours, process
 
 
-def _serve(pipe: connection.Connection, threads: int, keep_models: bool) -> None:
+def _serve(pipe: connection.Connection, how: How) -> None:
     """The life of a worker: make the runs that come, and end with the bench."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the bench is interrupted, and ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(threads)
-    maker = Maker(Tasks(NOBODY), NOBODY, keep_models)  # the bench has told of the data, and tells of the runs
+    keep_freed_memory()  # the process is the bench's own
+    maker = Maker(Tasks(NOBODY), NOBODY, how)  # the bench has told of the data, and tells of the runs
     while True:
         wanted, wait = pipe.recv()
         pipe.send(maker.make(wanted, wait=wait))

@@ -22,7 +22,7 @@ from acclimate.data.domain import Domain, Indices
 from acclimate.data.inputs import ImageInputs, RowInputs
 from acclimate.data.preprocess import in_view
 from acclimate.errors import DataError
-from acclimate.machine import keep_freed_memory
+from acclimate.machine import compute_alone
 from acclimate.progress import Track, silent
 from acclimate.threads import in_order
 
@@ -157,7 +157,6 @@ def _blocks(
     """The features of batches of images: their positions (B,), and (B, V, ...) as it is kept on the disk."""
     if not len(positions):
         return
-    keep_freed_memory()
     encode = network().to(device).eval()
 
     def block(part: Indices) -> Array:
@@ -185,8 +184,5 @@ def _on_disk(f: Tensor, precision: str) -> Array:
 def _in_threads(work: Callable[[Indices], Array], parts: Iterable[Indices]) -> Iterator[Array]:
     """What `work` returns for each part, in order, from as many threads as PyTorch has, which has one in each."""
     threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    try:
-        yield from in_order(pool, work, parts, ahead=threads)  # so that one is ready to begin whenever one ends
-    finally:
-        torch.set_num_threads(threads)  # a thread that sets its own number sets that of all threads to come as well
+    pool = ThreadPoolExecutor(threads, initializer=compute_alone)
+    return in_order(pool, work, parts, ahead=threads)  # so that one is ready to begin whenever one ends

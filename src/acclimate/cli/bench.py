@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -68,12 +69,15 @@ def bench(
             seeds=_seeds(seeds),
             overrides=given,
         )
-        records = runner.bench(made, out, screen, jobs=jobs, threads=threads, keep_models=keep_models)
+        records = runner.bench(
+            made, out, screen, command=sys.argv[1:], jobs=jobs, threads=threads, keep_models=keep_models
+        )
         _show_sheets(tables.sheets(records), screen)
         screen.show_json(board.summary(records, out))
         board.check(records, out)
 
-    run_command(work, json=json, quiet=quiet, debug=debug, goes_on="the same command goes on where it stopped")
+    goes_on = "the same command goes on where it stopped"
+    run_command(work, json=json, quiet=quiet, debug=debug, computes=True, goes_on=goes_on)
 
 
 def table(

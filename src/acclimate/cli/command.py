@@ -88,12 +88,33 @@ class Exit(int, Enum):
     INTERRUPTED = 130
 
 
-def run_command(work: Callable[[Screen], None], *, json: bool, quiet: bool, debug: bool, goes_on: str = "") -> None:
-    """Do the work of a command; an error ends it with one sentence and an exit code."""
+def run_command(
+    work: Callable[[Screen], None],
+    *,
+    json: bool,
+    quiet: bool,
+    debug: bool,
+    computes: bool = False,
+    goes_on: str = "",
+) -> None:
+    """Do the work of a command; an error ends it with one sentence and an exit code.
+
+    Args:
+        work: What the command does.
+        json: Results are JSON on standard output.
+        quiet: Show no progress and no remarks.
+        debug: Show the traceback of an error.
+        computes: It trains or predicts, so that the process had better keep the memory it frees.
+        goes_on: How interrupted work goes on.
+    """
     from acclimate.screen import Screen
 
     screen = Screen(quiet=quiet, json=json)
     try:
+        if computes:
+            from acclimate.machine import keep_freed_memory
+
+            keep_freed_memory()
         work(screen)
     except KeyboardInterrupt:
         screen.error(f"Interrupted: {goes_on}." if goes_on else "Interrupted.")

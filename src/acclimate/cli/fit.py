@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -51,12 +52,12 @@ def fit(
         from acclimate.runs.fit import fit as adapt
 
         settings = Settings.of(**given, options=parse_options(given["method"], set_ or []))
-        record = adapt(settings, out, screen, compare=compare, overwrite=overwrite)
+        record = adapt(settings, out, screen, command=sys.argv[1:], compare=compare, overwrite=overwrite)
         if with_report:
             _write_report(out, screen)
         show_run(record, out, screen)
 
-    run_command(work, json=json, quiet=quiet, debug=debug, goes_on=FROM_CHECKPOINT)
+    run_command(work, json=json, quiet=quiet, debug=debug, computes=True, goes_on=FROM_CHECKPOINT)
 
 
 def demo(
@@ -84,11 +85,11 @@ def demo(
         Recipe.of(registry.load(method), steps=steps)  # mistakes are told before anything is written
         source, target = write_digits(out / "images")
         settings = Settings.of(source=str(source), target=str(target), method=method, backbone="lenet", steps=steps)
-        record = adapt(settings, out / method, screen, compare=True, overwrite=overwrite)
+        record = adapt(settings, out / method, screen, command=sys.argv[1:], compare=True, overwrite=overwrite)
         _write_report(out / method, screen)
         show_run(record, out / method, screen)
 
-    run_command(work, json=json, quiet=quiet, debug=debug, goes_on=FROM_CHECKPOINT)
+    run_command(work, json=json, quiet=quiet, debug=debug, computes=True, goes_on=FROM_CHECKPOINT)
 
 
 def _write_report(run: Path, screen: Screen) -> None:

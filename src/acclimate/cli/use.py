@@ -32,7 +32,7 @@ def predict(
         screen.say(f"{result['items']:,} predictions are in {out}.")
         screen.show_json(result)
 
-    run_command(work, json=json, quiet=quiet, debug=debug)
+    run_command(work, json=json, quiet=quiet, debug=debug, computes=True)
 
 
 def evaluate(
@@ -56,7 +56,7 @@ def evaluate(
         show_scores(screen, {name: scores})
         screen.show_json(scores.as_dict())
 
-    run_command(work, json=json, quiet=quiet, debug=debug)
+    run_command(work, json=json, quiet=quiet, debug=debug, computes=True)
 
 
 def report(
@@ -88,4 +88,4 @@ def report(
         if open_:
             typer.launch(written.path.absolute().as_uri())
 
-    run_command(work, json=json, quiet=quiet, debug=debug)
+    run_command(work, json=json, quiet=quiet, debug=debug, computes=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -13,7 +12,7 @@ import acclimate
 from acclimate.evaluation.predict import domain_errors, predict
 from acclimate.evaluation.scores import Scores, score
 from acclimate.files import write_json
-from acclimate.machine import pick_device
+from acclimate.machine import pick_device, random_state_kept
 from acclimate.methods.base import Method
 from acclimate.methods.registry import BASELINE
 from acclimate.progress import NOBODY, Listener
@@ -29,7 +28,13 @@ from acclimate.training import Checkpoint, Step, train
 
 
 def fit(
-    settings: Settings, out: Path, screen: Listener = NOBODY, *, compare: bool = False, overwrite: bool = False
+    settings: Settings,
+    out: str | Path,
+    screen: Listener = NOBODY,
+    *,
+    command: Sequence[str] = (),
+    compare: bool = False,
+    overwrite: bool = False,
 ) -> dict[str, Any]:
     """Adapt a classifier, and write a run directory.
 
@@ -39,6 +44,7 @@ def fit(
         settings: What to do.
         out: The run directory.
         screen: Who is told how it comes along; nobody unless given. `acclimate.screen.Screen()` shows it.
+        command: The arguments of the command line that asks for it, for the record.
         compare: Train source-only with the same seed and data as well, in `out`/source_only.
         overwrite: Delete an earlier run in `out`, once the data and the options are known to be sound.
 
@@ -48,6 +54,7 @@ def fit(
     Raises:
         AcclimateError: The data or the options cannot be used, or training diverged.
     """
+    out = Path(out)
     pick_device(settings.device)  # refused before the data are read, which may take a while
     check_tracker(settings.tracker)
     check_folder(out, settings.source)
@@ -56,10 +63,10 @@ def fit(
     earlier = (out, out / BASELINE) if overwrite else ()
     if compare:
         baseline = replace(settings, method=BASELINE, options={})
-        run(baseline, task, out / BASELINE, screen, anew=overwrite, delete=earlier)
-        record = run(settings, task, out, screen)
+        run(baseline, task, out / BASELINE, screen, command=command, anew=overwrite, delete=earlier)
+        record = run(settings, task, out, screen, command=command)
         return _with_comparison(record, out)
-    return run(settings, task, out, screen, anew=overwrite, delete=earlier)
+    return run(settings, task, out, screen, command=command, anew=overwrite, delete=earlier)
 
 
 def run(
@@ -68,6 +75,7 @@ def run(
     out: Path,
     screen: Listener,
     *,
+    command: Sequence[str] = (),
     anew: bool = False,
     delete: Sequence[Path] = (),
 ) -> dict[str, Any]:
@@ -78,6 +86,7 @@ def run(
         task: The data.
         out: The run directory.
         screen: Who is told how it comes along.
+        command: The arguments of the command line that asks for it, for the record.
         anew: Begin at the start, whatever lies in `out`.
         delete: Folders whose runs are deleted when all is ready for training.
 
@@ -94,12 +103,14 @@ def run(
         return finished
     checkpoint = None if anew else folder.checkpoint()
     watch = _Stopwatch()
-    ready = prepare(settings, task, pick_device(settings.device), screen.track)
-    for earlier in delete:
-        delete_run(earlier)
-    folder.begin()
-    watch.lap("features")
-    log = _train(settings, ready, folder, checkpoint, screen)
+    device = pick_device(settings.device)
+    with random_state_kept(device):
+        ready = prepare(settings, task, device, screen.track)
+        for earlier in delete:
+            delete_run(earlier)
+        folder.begin()
+        watch.lap("features")
+        log = _train(settings, ready, folder, checkpoint, screen)
     watch.lap("training")
     scores = _write_results(ready, task, out, screen)
     errors = domain_errors(
@@ -109,7 +120,7 @@ def run(
     record = {
         "acclimate": acclimate.__version__,
         "identity": folder.identity,
-        "command": sys.argv[1:],
+        "command": list(command),
         "settings": settings.as_dict(),
         "model": asdict(ready.model.setup),
         "data": data_json(task),

@@ -11,7 +11,7 @@ from acclimate.choices import Augment, Tune, View
 from acclimate.data.batches import Pair
 from acclimate.data.inputs import Inputs
 from acclimate.errors import OptionError
-from acclimate.machine import fast_bf16
+from acclimate.machine import fast_bf16, seed_random_numbers
 from acclimate.model import Model, ModelSpec
 from acclimate.networks.backbone import Backbone
 from acclimate.networks.backbones import load_backbone
@@ -29,14 +29,14 @@ class Prepared(NamedTuple):
 
 
 def prepare(settings: Settings, task: Task, device: torch.device, track: Track) -> Prepared:
-    """Make the model, and all that it is trained on."""
-    torch.manual_seed(settings.seed)  # a network from scratch draws its weights here
+    """Make the model, and all that it is trained on; torch's random numbers are seeded for the training."""
+    seed_random_numbers(settings.seed, device)  # a network from scratch draws its weights here
     backbone = None
     if task.source.domain.kind != "vectors":
         weights = Path(settings.weights) if settings.weights else None
         backbone = load_backbone(settings.backbone, weights=weights)
     setup = resolve(settings, task, backbone, device)
-    torch.manual_seed(settings.seed)
+    seed_random_numbers(settings.seed, device)
     model = Model(setup, backbone, device)
     augment = _augment(settings, setup.tune, backbone)
     views: tuple[View, ...] = ("plain", "flip") if augment == "flip" else ("plain",)

@@ -269,7 +269,10 @@ class ShallowClassifier(nn.Module):
         found = y.bincount().nonzero().squeeze(1)
         if len(found) < 2:
             raise DataError("The source has samples of one class alone: give at least two classes.")
-        model = LinearSVC(dual=False, max_iter=10_000) if self.kind == "svm" else LogisticRegression(max_iter=10_000)
+        if self.kind == "svm":
+            model = LinearSVC(dual=False, max_iter=10_000, random_state=0)  # it would draw from NumPy's, for nothing
+        else:
+            model = LogisticRegression(max_iter=10_000)
         model.fit(z.numpy(), y.numpy())
         w, b = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
         if len(found) == 2:  # scikit-learn has the logit of the second class over the first, and no more
