@@ -168,12 +168,11 @@ def domain_error(score_batches: Iterable[npt.ArrayLike]) -> float:
     return float(np.mean(100 * np.abs(scores - 0.5)))
 
 
-def interval(correct: int, n: int) -> tuple[float, float]:
-    """Wilson's interval of 95 % for a fraction of which `correct` of `n` random samples were found.
+def interval(correct: float, n: float, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's interval for a fraction of which `correct` of `n` random samples were found; z is 1.96 for 95 %.
 
     Source: Wilson, JASA 1927.
     """
-    z = 1.959964
     p = correct / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
