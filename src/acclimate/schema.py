@@ -1,0 +1,186 @@
+"""Typed JSON: what a file holds is checked against a type, and what is wrong with it is said in plain words."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+import msgspec
+
+from acclimate.errors import DataError
+
+T = TypeVar("T")
+
+MOST = 2**53  # of what is counted: the last whole number up to which floats can tell each from the next
+
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+
+Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
+
+Fraction: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A JSON object whose entries are its attributes, in their order; a file must have them all and no others."""
+
+
+class UnreadableError(ValueError):
+    """What a file holds is not what it should be; the message goes on behind its name, and ends before the advice."""
+
+
+def damaged(what: str) -> UnreadableError:
+    """The error for a file of which something is wrong."""
+    return UnreadableError(f"is damaged or was altered ({what}):")
+
+
+@contextmanager
+def told(where: object, advice: str) -> Iterator[None]:
+    """Tell the user of what cannot be read, in a sentence.
+
+    Args:
+        where: The file, as the sentence begins.
+        advice: What to do about it, as the sentence ends.
+
+    Raises:
+        DataError: The block raised an `UnreadableError`.
+    """
+    try:
+        yield
+    except UnreadableError as error:
+        raise DataError(f"{where} {error} {advice}.") from error
+
+
+def as_json(entry: Entry) -> dict[str, Any]:
+    """What `decode` reads back, for JSON."""
+    values: dict[str, Any] = msgspec.to_builtins(entry, enc_hook=_plain)
+    return values
+
+
+def _plain(value: object) -> object:
+    """A number or text without what a subclass adds, such as NumPy's float64 and PyTorch's version."""
+    for kind in (float, int, str):
+        if isinstance(value, kind):
+            return kind(value)
+    raise TypeError(f"{value!r} is nothing that JSON has")
+
+
+def decode(content: bytes, kind: type[T], *, schema: int | None = None) -> T:
+    """Read JSON of a type.
+
+    Args:
+        content: The JSON, in UTF-8.
+        kind: The type: an `Entry`, or whatever else msgspec knows.
+        schema: The number that the entry `schema` must have, where the type has one.
+
+    Raises:
+        UnreadableError: It is not JSON, is of another schema or is not of the type: an entry has a value of another
+            type, or is missing, or is one that the type does not know. NaN and infinities are not JSON.
+    """
+    try:
+        raw = json.loads(content.decode(), parse_constant=_refused, parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise damaged("it is not JSON") from error
+    if schema is not None and isinstance(raw, dict):
+        _check_schema(raw, schema)
+    value = convert(raw, kind)
+    for stray in _strays(raw, value):
+        raise damaged(stray)
+    return value
+
+
+def convert(raw: object, kind: type[T], at: str = "") -> T:
+    """What was read from JSON, as a value of a type.
+
+    Args:
+        raw: Dictionaries, lists, text, numbers, true, false and None.
+        kind: The type.
+        at: Where it stands in its file, with dots between the entries' names.
+
+    Raises:
+        UnreadableError: It is not of the type.
+    """
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        raise damaged(_in_words(str(error), at)) from error
+
+
+def _refused(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is out of the range of numbers")
+    return value
+
+
+def _check_schema(raw: dict[str, Any], known: int) -> None:
+    if "schema" not in raw:
+        raise UnreadableError(f"has no schema number, where this version of Acclimate reads schema {known}:")
+    found = raw["schema"]
+    if type(found) is int and found != known:
+        newer = " upgrade Acclimate, or" if found > known else ""
+        raise UnreadableError(f"is of schema {found}, and this version of Acclimate reads schema {known}:{newer}")
+
+
+def _strays(raw: Any, read: Any, at: str = "") -> Iterator[str]:
+    """What a file holds besides what was read from it, and what was taken for given where the file lacks it."""
+    if isinstance(raw, dict):
+        entries = _entries(read)
+        yield from (f"the entry {at}{name} is unknown" for name in raw if name not in entries)
+        yield from (f"the entry {at}{name} is missing" for name in entries if name not in raw)
+        for name, part in raw.items():
+            if name in entries and isinstance(part, dict | list):
+                yield from _strays(part, entries[name], f"{at}{name}.")
+    elif isinstance(raw, list) and raw and isinstance(raw[0], dict | list):
+        for number, (part, of_it) in enumerate(zip(raw, read, strict=True)):
+            yield from _strays(part, of_it, f"{at.rstrip('.')}[{number}].")
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    """What was read from a JSON object, by name."""
+    if isinstance(value, msgspec.Struct):
+        return msgspec.structs.asdict(value)
+    if is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    return dict(value)
+
+
+_WORDS = {
+    "object": "an object",
+    "array": "a list",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "null",
+}
+
+
+def _in_words(message: str, at: str) -> str:
+    """A message of msgspec's in words."""
+    message, _, path = message.partition(" - at `$")
+    entry = (at + path.removesuffix("`").replace("[...]", ".*")).removeprefix(".")
+    named = f"the entry {entry}" if entry else "it"
+    if missing := re.fullmatch("Object missing required field `(.*)`", message):
+        return f"the entry {entry}{'.' if entry else ''}{missing[1]} is missing"
+    if message.startswith("Invalid enum value"):
+        return f"{named} has a value that is none of its choices"
+    if other := re.fullmatch("Expected `([a-z |]+)`, got `([a-z]+)`", message):
+        return f"{named} should be {_kinds(other[1])}, not {_kinds(other[2])}"
+    if limit := re.fullmatch("Expected `([a-z |]+)`(?: of length)? ([<>])= (.+)", message):
+        bound = f"from {limit[3]} up" if limit[2] == ">" else f"up to {limit[3]}"
+        length = "of a length " if "of length" in message else ""
+        return f"{named} should be {_kinds(limit[1])} {length}{bound}"
+    return f"in {entry} {message}" if entry else message
+
+
+def _kinds(names: str) -> str:
+    return " or ".join(_WORDS.get(name, name) for name in names.split(" | "))
