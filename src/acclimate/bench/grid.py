@@ -12,6 +12,7 @@ from typing import Any
 
 from acclimate.bench import papers
 from acclimate.datasets import catalogue
+from acclimate.datasets.catalogue import TaskNames
 from acclimate.datasets.check import check
 from acclimate.datasets.find import find
 from acclimate.errors import DataError, OptionError
@@ -53,7 +54,7 @@ class Grid:
     """
 
     domains: Mapping[str, str]
-    tasks: tuple[tuple[str, str], ...]
+    tasks: tuple[TaskNames, ...]
     rows: tuple[Row, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     benchmark: str | None = None
@@ -74,7 +75,7 @@ class Grid:
                 raise OptionError(f"The grid has several {what} called {', '.join(sorted(twice))}: give each once.")
 
 
-def settings_of(grid: Grid, row: Row, task: tuple[str, str], seed: int) -> Settings:
+def settings_of(grid: Grid, row: Row, task: TaskNames, seed: int) -> Settings:
     """The settings of one run. Where the grid says nothing of a recipe's entry, it is the method's own."""
     return Settings.of(
         source=grid.domains[task[0]],
@@ -223,7 +224,7 @@ def _of_benchmark(
     )
 
 
-def _named(tasks: Sequence[str], known: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+def _named(tasks: Sequence[str], known: Sequence[TaskNames]) -> tuple[TaskNames, ...]:
     """The tasks written "source-target"."""
     names = {"-".join(pair): pair for pair in known}
     for task in tasks:

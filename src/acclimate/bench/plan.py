@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from acclimate.bench.grid import Grid, Row, settings_of
+from acclimate.datasets.catalogue import TaskNames
 from acclimate.progress import Listener
 from acclimate.runs import task as fit
 from acclimate.runs.task import Task
@@ -29,7 +30,7 @@ class Cell(NamedTuple):
     """A run's place in the grid."""
 
     row: Row
-    task: tuple[str, str]
+    task: TaskNames
     seed: int
     run: PlannedRun
 

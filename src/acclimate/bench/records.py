@@ -11,9 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from acclimate.bench.figures import Figures
+from acclimate.datasets.catalogue import TaskNames
 from acclimate.errors import DataError
-
-TaskNames: TypeAlias = tuple[str, str]
 
 Record: TypeAlias = Mapping[str, Any]
 

@@ -20,7 +20,7 @@ GB = 10**9
 
 
 @dataclass(frozen=True)
-class Entry:
+class StoreEntry:
     """A store.
 
     Attributes:
@@ -50,18 +50,18 @@ class Entry:
         return {**asdict(self), "path": str(self.path), "views": list(self.views)}
 
 
-def entries() -> list[Entry]:
+def entries() -> list[StoreEntry]:
     """All that the cache holds, the most recently used first."""
     return sorted(map(_entry, _stores()), key=lambda entry: entry.used, reverse=True)
 
 
-def as_table(found: list[Entry]) -> tuple[list[str], list[list[str]]]:
+def as_table(found: list[StoreEntry]) -> tuple[list[str], list[list[str]]]:
     """The headings and the rows of a table of entries."""
     headings = ["backbone", "level", "tune", "views", "precision", "images", "MB", "last used", "name"]
     return headings, [_table_row(entry) for entry in found]
 
 
-def _table_row(entry: Entry) -> list[str]:
+def _table_row(entry: StoreEntry) -> list[str]:
     used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used))
     images = "" if entry.images is None else f"{entry.images:,}"
     described = [entry.backbone or "unreadable", entry.level or "", entry.tune or "", " ".join(entry.views)]
@@ -120,7 +120,7 @@ def prune(*, older_than: float | None = None, larger_than: float | None = None) 
     return Freed(deleted.entries + more.entries, rows, before - _total(), tuple(dict.fromkeys([*busy, *more.busy])))
 
 
-def _delete(wanted: list[Entry]) -> Freed:
+def _delete(wanted: list[StoreEntry]) -> Freed:
     before, count, busy = _total(), 0, []
     for entry in wanted:
         store = Store(entry.path)
@@ -140,13 +140,13 @@ def _stores() -> list[Store]:
     return [Store(path) for path in ours if files_of_store(path)]
 
 
-def _entry(store: Store) -> Entry:
+def _entry(store: Store) -> StoreEntry:
     size = sum(path.stat().st_size for path in files_of_store(store.folder))
     note = store.note()
     if note is None:
-        return Entry(store.folder, size, used=store.folder.stat().st_mtime)
+        return StoreEntry(store.folder, size, used=store.folder.stat().st_mtime)
     content = note.content
-    return Entry(
+    return StoreEntry(
         store.folder,
         size,
         used=(store.folder / NOTE).stat().st_mtime,

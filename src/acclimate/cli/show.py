@@ -87,7 +87,7 @@ def show_files(screen: Screen, folder: Path) -> None:
 
 
 def show_methods(screen: Screen, described: Sequence[Mapping[str, Any]]) -> None:
-    """List methods, as `methods.describe` describes them, and the rows of the papers' tables."""
+    """List methods, as `options.describe` describes them, and the rows of the papers' tables."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("method", "family", "works on"):
         table.add_column(heading, no_wrap=True)
@@ -104,7 +104,7 @@ def show_methods(screen: Screen, described: Sequence[Mapping[str, Any]]) -> None
 
 
 def show_method(screen: Screen, described: Mapping[str, Any]) -> None:
-    """Describe one method, as `methods.describe` describes it."""
+    """Describe one method, as `options.describe` describes it."""
     own = ", ".join(f"{name} {value}" for name, value in described["recipe"].items())
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("option", no_wrap=True)
@@ -130,7 +130,7 @@ def show_backbones(screen: Screen, found: Sequence[Any]) -> None:
 
 
 def show_benchmarks(screen: Screen, described: Sequence[Mapping[str, Any]]) -> None:
-    """List benchmarks, as `benchmarks.describe` describes them."""
+    """List benchmarks, as `catalogue.describe` describes them."""
     table = _table("benchmark", "domains", "classes", "images", "tasks", "data get")
     for benchmark in described:
         images = sum(domain["images"] + (domain["test_images"] or 0) for domain in benchmark["domains"])
@@ -141,7 +141,7 @@ def show_benchmarks(screen: Screen, described: Sequence[Mapping[str, Any]]) -> N
 
 
 def show_benchmark(screen: Screen, described: Mapping[str, Any]) -> None:
-    """Describe one benchmark, as `benchmarks.describe` describes it."""
+    """Describe one benchmark, as `catalogue.describe` describes it."""
     table = _table("domain", "short", "images")
     for domain in described["domains"]:
         test = f" + {domain['test_images']:,}" if domain["test_images"] else ""
@@ -161,7 +161,7 @@ def show_benchmark(screen: Screen, described: Mapping[str, Any]) -> None:
 
 
 def show_check(screen: Screen, report: Mapping[str, Any]) -> None:
-    """Show what was found of a benchmark, as `benchmarks.Report.as_dict` has it."""
+    """Show what was found of a benchmark, as `datasets.check.Check.as_dict` has it."""
     table = _table("domain", "images", "of", "classes", "of")
     table.add_column("found", overflow="fold")
     for entry in report["domains"]:

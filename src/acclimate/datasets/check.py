@@ -17,7 +17,7 @@ from acclimate.errors import DataError
 MOST_NAMED = 5  # classes in a sentence
 
 
-class Entry(NamedTuple):
+class DomainCheck(NamedTuple):
     """What a check found of a domain.
 
     Attributes:
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """What `Benchmark.check` found.
+    """What `check` found.
 
     Attributes:
         benchmark: The benchmark.
@@ -56,7 +56,7 @@ class Check:
 
     benchmark: Benchmark
     root: Path
-    entries: tuple[Entry, ...]
+    entries: tuple[DomainCheck, ...]
     tasks: tuple[TaskNames, ...]
 
     @property
@@ -102,7 +102,7 @@ def check(benchmark: Benchmark, root: str | Path) -> Check:
     """
     train = find(benchmark, root)
     test = find(benchmark, root, "test") if benchmark.has_splits else train
-    entries: list[Entry] = []
+    entries: list[DomainCheck] = []
     for domain in benchmark.domains:
         specs = train.get(domain.name), test.get(domain.name)
         if specs[0] == specs[1]:
@@ -112,7 +112,7 @@ def check(benchmark: Benchmark, root: str | Path) -> Check:
     return Check(benchmark, Path(root), tuple(entries), benchmark.runnable(train))
 
 
-def _entry(benchmark: Benchmark, domain: Facts, part: Literal["train", "test", "all"], spec: str | None) -> Entry:
+def _entry(benchmark: Benchmark, domain: Facts, part: Literal["train", "test", "all"], spec: str | None) -> DomainCheck:
     test_images = domain.test_images or 0
     images = {"train": domain.images, "test": test_images, "all": domain.images + test_images}[part]
     absent = domain.absent if part == "train" else ()
@@ -129,7 +129,7 @@ def _entry(benchmark: Benchmark, domain: Facts, part: Literal["train", "test", "
         except DataError as error:
             problems = (f"cannot be read: {str(error).rstrip('.')}",)
     classes = len(counts.keys() - {None})
-    return Entry(domain.name, domain.short, part, spec, counts.total(), images, classes, len(expected), problems)
+    return DomainCheck(domain.name, domain.short, part, spec, counts.total(), images, classes, len(expected), problems)
 
 
 def _differences(counts: Counter[str | None], expected: Counter[str], images: int) -> Iterator[str]:
