@@ -1,5 +1,8 @@
 """The errors a user can mend: each message is one sentence that says what is wrong and what to do."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class AcclimateError(Exception):
     """Something the user can mend: the command line prints the sentence and exits with 2."""
@@ -19,3 +22,10 @@ class DivergedError(AcclimateError):
 
 class RunsFailedError(AcclimateError):
     """Some runs of a bench failed; the message names the first and where all of them are named."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence on a name that does not exist: what was probably meant, or else what there is."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}."

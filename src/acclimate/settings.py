@@ -7,7 +7,6 @@ the estimator, the checks and their sentences, the identity of a run and the doc
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -26,7 +25,7 @@ from typing import (
 )
 
 from acclimate.choices import Augment, KeepImages, Optimizer, Precision, Schedule, TrackerName, Tune
-from acclimate.errors import OptionError
+from acclimate.errors import OptionError, nearest
 from acclimate.methods import registry
 from acclimate.methods.options import check_options
 
@@ -411,7 +410,5 @@ def setting(name: str, among: Mapping[str, Declared] = SETTINGS, where: str = "A
         OptionError: There is none, or not among these.
     """
     if name not in among:
-        close = difflib.get_close_matches(name, among, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(among)}."
-        raise OptionError(f"{where} has no setting {name!r}; {hint}")
+        raise OptionError(f"{where} has no setting {name!r}; {nearest(name, among)}")
     return among[name]

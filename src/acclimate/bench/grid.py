@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import permutations
 from pathlib import Path
@@ -15,7 +14,7 @@ from acclimate.datasets import catalogue
 from acclimate.datasets.catalogue import TaskNames
 from acclimate.datasets.check import check
 from acclimate.datasets.find import find
-from acclimate.errors import DataError, OptionError
+from acclimate.errors import DataError, OptionError, nearest
 from acclimate.methods import registry
 from acclimate.settings import OF_A_ROW, Settings, setting
 
@@ -229,7 +228,7 @@ def _named(tasks: Sequence[str], known: Sequence[TaskNames]) -> tuple[TaskNames,
     names = {"-".join(pair): pair for pair in known}
     for task in tasks:
         if task not in names:
-            raise OptionError(f"There is no task {task!r}; {_nearest(str(task), names)}")
+            raise OptionError(f"There is no task {task!r}; {nearest(str(task), names)}")
     return tuple(names[task] for task in tasks)
 
 
@@ -255,7 +254,7 @@ def _called(name: str, entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str
         if found := [entry for entry in entries if key in entry and registry.plain(entry[key]) == registry.plain(name)]:
             return found
     names = dict.fromkeys(entry[key] for entry in entries for key in ("name", "method") if key in entry)
-    raise OptionError(f"The grid has no row {name!r}; {_nearest(name, names)}")
+    raise OptionError(f"The grid has no row {name!r}; {nearest(name, names)}")
 
 
 def _row(entry: Mapping[str, Any], shared: Mapping[str, Any], always: Mapping[str, Any]) -> Row:
@@ -278,15 +277,9 @@ def _check_entries(where: str, given: Mapping[str, Any], known: Mapping[str, Any
         raise OptionError(f"{where} must be a table, not {given!r}.")
     for name, value in given.items():
         if name not in known:
-            raise OptionError(f"{where} has no entry {name!r}; {_nearest(name, known)}")
+            raise OptionError(f"{where} has no entry {name!r}; {nearest(name, known)}")
         if not isinstance(value, known[name]):
             raise OptionError(f"{name} in {where} must be {words[known[name]]}, not {value!r}.")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}."
 
 
 def _checked_settings(where: str, given: Mapping[str, Any]) -> dict[str, Any]:

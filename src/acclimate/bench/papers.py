@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from acclimate.choices import PublishedMetric
-from acclimate.errors import OptionError
+from acclimate.errors import OptionError, nearest
 
 FACTS = Path(__file__).with_name("papers.toml")
 
@@ -104,8 +103,7 @@ def load(name: str) -> Table:
         OptionError: There is none.
     """
     if name not in _tables():
-        close = difflib.get_close_matches(name, names(), n=1) or [", ".join(names())]
-        raise OptionError(f"There is no published table {name!r}; did you mean {close[0]}?")
+        raise OptionError(f"There is no published table {name!r}; {nearest(name, names())}")
     return _tables()[name]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Collection, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from acclimate.choices import Augment, Metric
-from acclimate.errors import OptionError
+from acclimate.errors import OptionError, nearest
 
 TaskNames: TypeAlias = tuple[str, str]
 
@@ -133,9 +132,7 @@ def load(name: str) -> Benchmark:
     """
     by_plain_name = {plain(known): benchmark for known, benchmark in _benchmarks().items()}
     if plain(name) not in by_plain_name:
-        close = difflib.get_close_matches(plain(name), by_plain_name, n=1)
-        meant = by_plain_name[close[0]].name if close else ", ".join(names())
-        raise OptionError(f"There is no benchmark {name!r}; did you mean {meant}?")
+        raise OptionError(f"There is no benchmark {name!r}; {nearest(plain(name), names())}")
     return by_plain_name[plain(name)]
 
 
