@@ -153,6 +153,17 @@ def test_a_run_can_be_moved(tmp_path: Path) -> None:
     assert (tmp_path / "p.csv").read_bytes() == expected
 
 
+def test_saving_follows_no_link_that_somebody_has_planted(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_bytes(b"precious")
+    names = ("model.safetensors", ".model.safetensors.tmp", "model.json", f".model.json.{os.getpid()}.tmp")
+    for name in names:
+        (tmp_path / name).symlink_to(tmp_path / "elsewhere")
+    Model(setup(), None).save(tmp_path)
+    assert (tmp_path / "elsewhere").read_bytes() == b"precious"
+    assert [(tmp_path / name).is_symlink() for name in names] == [False, True, False, True]
+    Model.load(tmp_path)
+
+
 # --- a model from a stranger ---------------------------------------------------------------------------------------
 
 

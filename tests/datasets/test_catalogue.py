@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -586,6 +587,17 @@ def test_fetch_gives_up(server: Server, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone is a dead link \(404 Not Found\): see PAGE\."):
         fetch(File(f"{url}/gone"), tmp_path, "PAGE")
     assert len(handler.ranges) == download.ATTEMPTS + 1
+
+
+@pytest.mark.skipif(not hasattr(os, "O_NOFOLLOW"), reason="this system cannot refuse links")
+def test_fetch_does_not_write_where_a_link_leads(server: Server, tmp_path: Path) -> None:
+    url, handler = server
+    handler.files["a.bin"] = CONTENT
+    (tmp_path / "elsewhere").write_bytes(b"precious")
+    (tmp_path / "a.bin.part").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"a\.bin cannot be fetched \(.*link"):
+        fetch(File(f"{url}/a.bin"), tmp_path, "PAGE")
+    assert (tmp_path / "elsewhere").read_bytes() == b"precious"
 
 
 def test_a_wrong_checksum(server: Server, tmp_path: Path) -> None:
