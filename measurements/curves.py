@@ -8,7 +8,6 @@ RUN is a run directory; runs of the same NAME share a colour. The table goes to 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 from jinja2 import Environment
 
 from acclimate.report.charts import smoothed, svg_path, ticks
+from acclimate.runs.files import MetricsLog
 
 WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 420, 220, 44, 28, 24  # of a term's panel, in pixels
 COLOURS = ("#3b82c4", "#d9822b", "#5a9e4b", "#b0569e")  # legible on white and on black
@@ -56,10 +56,9 @@ class Curve(NamedTuple):
 def read(argument: str) -> Curve:
     """The curves of NAME=RUN."""
     name, _, folder = argument.partition("=")
-    rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    names = [key for key in rows[0] if key not in ("step", "stage", "lr", "masks")]
-    terms = {key: np.array([row[key] for row in rows]) for key in names}
-    return Curve(name, np.array([float(row["step"]) for row in rows]), terms)
+    lines = MetricsLog(Path(folder) / "metrics.jsonl").read()
+    terms = {key: np.array([line.terms[key] for line in lines]) for key in lines[0].terms}
+    return Curve(name, np.array([float(line.step) for line in lines]), terms)
 
 
 def panel(curves: list[Curve], term: str, number: int) -> dict[str, object]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import secrets
 import signal
@@ -10,9 +12,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from acclimate.files import (
     cache_folder,
@@ -91,6 +96,48 @@ def test_a_value_that_json_does_not_have_leaves_the_old_file(tmp_path: Path) -> 
 def test_write_whole_makes_the_folder(tmp_path: Path) -> None:
     write_whole(tmp_path / "a" / "b" / "file", b"content", durable=False)
     assert (tmp_path / "a" / "b" / "file").read_bytes() == b"content"
+
+
+# --- JSON ----------------------------------------------------------------------------------------------------------
+
+# Whatever a disk, a list or an archive can hold: any text, and any bytes as Python reads them from a file system.
+nasty = st.text() | st.binary().map(lambda name: name.decode("utf-8", "surrogateescape"))
+
+files = settings(max_examples=30)  # each writes a file and waits for the disk
+
+
+def test_json_is_readable_by_people(tmp_path: Path) -> None:
+    value = {"z": "Käse", "a": {"confusion": [[1, -2], [3, 4.5e-7]], "none": [], "names": ["[1,", "2]"]}}
+    write_json(tmp_path / "r.json", value)
+    text = (tmp_path / "r.json").read_text(encoding="utf-8")
+    assert json.loads(text) == value
+    assert text.startswith('{\n  "z": "Käse",\n  "a": {\n    "confusion": [\n      [1, -2],\n      [3, 4.5e-07]\n    ]')
+    assert text.endswith("}\n")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | nasty,
+    lambda inner: st.lists(inner) | st.dictionaries(nasty, inner),
+    max_leaves=12,
+)
+
+
+@files
+@given(json_values)
+def test_json_reads_back(value: object) -> None:
+    with TemporaryDirectory() as folder:
+        write_json(Path(folder) / "value.json", value)
+        assert json.loads((Path(folder) / "value.json").read_text(encoding="utf-8")) == value
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_json_refuses_what_json_does_not_have(tmp_path: Path, bad: float) -> None:
+    path = tmp_path / "r.json"
+    write_json(path, {"accuracy": 0.5})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(path, {"accuracy": [0.5, bad]})
+    assert json.loads(path.read_text()) == {"accuracy": 0.5}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 # --- links ---------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -88,6 +89,7 @@ def test_the_numbers_of_numpy_are_written_as_numbers() -> None:
         ({"parts": [PART, None]}, "the entry parts[1] should be an object, not null"),
         ({"parts": [{"kind": "one"}]}, "the entry parts[0].share is missing"),
         ({"parts": [{**PART, "share": 1.5}]}, "the entry parts[0].share should be a number up to 1.0"),
+        ({"parts": [{**PART, "share": 10**400}]}, "the entry parts[0].share is out of the range of numbers"),
         ({"parts": [{**PART, "share": 0.5}]}, "in parts[0] the halves are not alike"),
         ({"parts": [{**PART, "kind": "three"}]}, "the entry parts[0].kind has a value that is none of its choices"),
         ({"parts": [{**PART, "extra": 1}]}, "the entry parts[0].extra is unknown"),
@@ -146,6 +148,13 @@ def test_what_is_not_json_is_told(content: bytes) -> None:
         schema.told("The file", "write it again"),
     ):
         schema.decode(content, Whole, schema=3)
+
+
+def test_no_depth_ends_in_an_error_of_python() -> None:
+    content = json.dumps({**VALID, "free": {"y": 0}}).encode()
+    for depth in (*range(850, 1010, 5), 20_000):
+        with suppress(DataError), schema.told("The file", "write it again"):
+            schema.decode(content.replace(b'"y": 0', b'"y": ' + b"[" * depth + b"]" * depth), Whole, schema=3)
 
 
 @pytest.mark.parametrize("raw", [[], "text", 1, None, True])

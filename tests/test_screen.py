@@ -1,167 +1,28 @@
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
 import subprocess
 import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from acclimate import screen as screens
 from acclimate.cli.show import show_changes, show_files, show_scores
 from acclimate.evaluation.scores import Scores, changes
-from acclimate.files import write_json
 from acclimate.progress import Track
-from acclimate.runs.files import MetricsLog, read_probabilities, write_predictions, write_skipped
 from acclimate.screen import Screen
-
-# Whatever a disk, a list or an archive can hold: any text, and any bytes as Python reads them from a file system.
-nasty = st.text() | st.binary().map(lambda name: name.decode("utf-8", "surrogateescape"))
-
-files = settings(max_examples=30)  # each writes a file and waits for the disk
-
-
-def read_csv(path: Path) -> list[list[str]]:
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        return list(csv.reader(file))
-
-
-# Files
 
 
 def test_importing_imports_neither_torch_nor_scikit_learn() -> None:
     code = "import sys, acclimate.screen; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_predictions_file(tmp_path: Path) -> None:
-    path = tmp_path / "predictions.csv"
-    write_predictions(path, ["b.png", "a,1.png"], np.array([[0.25, 0.75], [2 / 3, 1 / 3]]), ["path", "=dog()"])
-    assert path.read_bytes().decode() == (
-        "path,predicted,confidence,path,=dog()\r\n"
-        "b.png,=dog(),0.750000,0.250000,0.750000\r\n"
-        '"a,1.png",path,0.666667,0.666667,0.333333\r\n'
-    )
-
-
-@files
-@given(st.lists(nasty, min_size=1, max_size=5), st.lists(nasty, min_size=2, max_size=4))
-def test_predictions_with_nasty_names_read_back(names: list[str], classes: list[str]) -> None:
-    rng = np.random.default_rng(len(names))
-    probabilities = rng.dirichlet(np.ones(len(classes)), len(names))
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "predictions.csv"
-        write_predictions(path, names, probabilities, classes)
-        header, *rows = read_csv(path)
-        assert np.allclose(read_probabilities(path), probabilities, rtol=0, atol=5.1e-7)
-    assert header == ["path", "predicted", "confidence", *classes]
-    assert [row[0] for row in rows] == names
-    assert [row[1] for row in rows] == [classes[k] for k in probabilities.argmax(1)]
-    written = np.array([row[2:] for row in rows], dtype=float)
-    assert np.allclose(written[:, 0], probabilities.max(1), rtol=0, atol=5.1e-7)
-    assert np.allclose(written[:, 1:], probabilities, rtol=0, atol=5.1e-7)
-
-
-def test_predictions_without_their_names_are_refused_and_leave_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="zip"):
-        write_predictions(tmp_path / "p.csv", ["a"], np.eye(2), ["x", "y"])
-    assert list(tmp_path.iterdir()) == []
-
-
-@files
-@given(st.lists(st.tuples(nasty, nasty), max_size=4))
-def test_skipped_file_reads_back(rows: list[tuple[str, str]]) -> None:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "skipped.csv"
-        write_skipped(path, rows)
-        assert [tuple(row) for row in read_csv(path)] == [("path", "reason"), *rows]
-
-
-def test_json_is_readable_by_people(tmp_path: Path) -> None:
-    value = {"z": "Käse", "a": {"confusion": [[1, -2], [3, 4.5e-7]], "none": [], "names": ["[1,", "2]"]}}
-    write_json(tmp_path / "r.json", value)
-    text = (tmp_path / "r.json").read_text(encoding="utf-8")
-    assert json.loads(text) == value
-    assert text.startswith('{\n  "z": "Käse",\n  "a": {\n    "confusion": [\n      [1, -2],\n      [3, 4.5e-07]\n    ]')
-    assert text.endswith("}\n")
-
-
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | nasty,
-    lambda inner: st.lists(inner) | st.dictionaries(nasty, inner),
-    max_leaves=12,
-)
-
-
-@files
-@given(json_values)
-def test_json_reads_back(value: object) -> None:
-    with TemporaryDirectory() as folder:
-        write_json(Path(folder) / "value.json", value)
-        assert json.loads((Path(folder) / "value.json").read_text(encoding="utf-8")) == value
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_json_refuses_what_json_does_not_have(tmp_path: Path, bad: float) -> None:
-    path = tmp_path / "r.json"
-    write_json(path, {"accuracy": 0.5})
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(path, {"accuracy": [0.5, bad]})
-    assert json.loads(path.read_text()) == {"accuracy": 0.5}
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_file_is_replaced_only_when_it_is_complete(tmp_path: Path) -> None:
-    path = tmp_path / "skipped.csv"
-    write_skipped(path, [("a.png", "truncated")])
-    before = path.read_bytes()
-
-    def rows():  # type: ignore[no-untyped-def]
-        yield "b.png", "truncated"
-        assert len(list(tmp_path.iterdir())) == 2  # the new file grows beside the old one, in the same folder
-        assert path.read_bytes() == before
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_skipped(path, rows())
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_metrics_grow_line_by_line(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "metrics.jsonl")
-    assert log.read() == []
-    log.append(1, {"stage": "adapt", "classification": 0.5})
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "stage": "adapt", "classification": 0.5}\n'
-    log.append(2, {"stage": "adapt", "classification": 0.25})
-    assert [row["classification"] for row in MetricsLog(tmp_path / "metrics.jsonl").read()] == [0.5, 0.25]
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        log.append(3, {"classification": math.nan})
-    assert len(log.read()) == 2
-
-
-@pytest.mark.parametrize("half", [b"", b'{"step": 6', '{"step": 6, "class": "Käse'.encode()[:-3]])
-def test_metrics_of_a_resumed_run(tmp_path: Path, half: bytes) -> None:
-    path = tmp_path / "metrics.jsonl"
-    log = MetricsLog(path)
-    for step in range(1, 6):
-        log.append(step, {"loss": step / 2})
-    path.write_bytes(path.read_bytes() + half)
-    assert [row["step"] for row in MetricsLog(path).read()] == [1, 2, 3, 4, 5]
-    assert path.read_bytes().endswith(half)  # reading repairs nothing: the run may be writing
-
-    resumed = MetricsLog(path, keep_until=3)
-    resumed.append(4, {"loss": 9.0})
-    assert [(row["step"], row["loss"]) for row in resumed.read()] == [(1, 0.5), (2, 1.0), (3, 1.5), (4, 9.0)]
-    assert MetricsLog(path, keep_until=-1).read() == []
 
 
 # The screen

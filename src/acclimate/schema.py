@@ -25,6 +25,9 @@ Positive: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MOST)]
 Fraction: TypeAlias = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
+Plain: TypeAlias = bool | int | float | str | None  # a value of a method's option
+
+
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """A JSON object whose entries are its attributes, in their order; a file must have them all and no others."""
 
@@ -87,9 +90,13 @@ def decode(content: bytes, kind: type[T], *, schema: int | None = None) -> T:
         raise damaged("it is not JSON") from error
     if schema is not None and isinstance(raw, dict):
         _check_schema(raw, schema)
-    value = convert(raw, kind)
-    for stray in _strays(raw, value):
-        raise damaged(stray)
+    try:
+        value = convert(raw, kind)
+        strays = list(_strays(raw, value))
+    except RecursionError as error:
+        raise damaged("its entries lie too deep in each other") from error
+    if strays:
+        raise damaged(strays[0])
     return value
 
 
@@ -171,6 +178,8 @@ def _in_words(message: str, at: str) -> str:
     named = f"the entry {entry}" if entry else "it"
     if missing := re.fullmatch("Object missing required field `(.*)`", message):
         return f"the entry {entry}{'.' if entry else ''}{missing[1]} is missing"
+    if message == "Number out of range":
+        return f"{named} is out of the range of numbers"
     if message.startswith("Invalid enum value"):
         return f"{named} has a value that is none of its choices"
     if other := re.fullmatch("Expected `([a-z |]+)`, got `([a-z]+)`", message):

@@ -8,7 +8,7 @@ the estimator, the checks and their sentences, the identity of a run and the doc
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from types import NoneType, UnionType
 from typing import (
@@ -412,3 +412,24 @@ def setting(name: str, among: Mapping[str, Declared] = SETTINGS, where: str = "A
     if name not in among:
         raise OptionError(f"{where} has no setting {name!r}; {nearest(name, among)}")
     return among[name]
+
+
+def check_recorded(settings: Mapping[str, Any], needed: Collection[str]) -> None:
+    """Check settings, or a part of them, that a file holds. Those of another version may have other entries.
+
+    Args:
+        settings: As `Settings.as_dict` makes them.
+        needed: The entries that must be there.
+
+    Raises:
+        UnreadableError: One of these is missing, or an entry is not of its type.
+    """
+    from acclimate import schema
+
+    for name in needed:
+        if name not in settings:
+            raise schema.damaged(f"the entry settings.{name} is missing")
+    types = {name: declared.type for name, declared in SETTINGS.items()} | {"options": dict[str, schema.Plain]}
+    for name, value in settings.items():
+        if name in types:
+            schema.convert(value, types[name], f"settings.{name}")

@@ -10,46 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from scipy import stats
 
 from acclimate.bench import formats
 from acclimate.bench.figures import Figure, average, difference, figure, t_975
-from acclimate.bench.records import read_records
+from acclimate.bench.records import BenchRecord, read_records, write_records
 from acclimate.bench.tables import sheets
 from acclimate.errors import DataError, OptionError
+from acclimate.evaluation.scores import DomainErrors
+from recorded import bench_record, per_class
 from tiny import refused, succeeds
 
 
-def record(row: str, task: str, seed: int, accuracy: float | None, **more: Any) -> dict[str, Any]:
-    """A record of a run on two classes: a with 3 images, b with 1; `accuracy` is of both classes."""
-    source, target = task.split("-")
-    scores = None
-    if accuracy is not None:
-        scores = {"accuracy": accuracy, "mean_per_class": accuracy / 2, "n": 4, "per_class": {"a": [2, 3], "b": [0, 1]}}
-    return {
-        "row": row,
-        "baselines": [],
-        "method": {"source-only": "source_only", "DANN": "dann"}.get(row, "wemnet"),
-        "options": {},
-        "benchmark": None,
-        "metrics": ["accuracy"],
-        "source": source,
-        "target": target,
-        "seed": seed,
-        "settings": {"steps": 10, "batch_size": 6},
-        "status": "done" if accuracy is not None else "missing",
-        "error": None,
-        "scores": scores,
-        "domain_error": {"f": {"source": 1.0, "target": 2.0}},
-        "trained": {"backbone": None, "tune": "head"},
-        **more,
-    }
-
-
-def grid(figures: dict[str, list[list[float | None]]], tasks: tuple[str, ...] = ("A-W", "D-W")) -> list[dict[str, Any]]:
+def grid(figures: dict[str, list[list[float | None]]], tasks: tuple[str, ...] = ("A-W", "D-W")) -> list[BenchRecord]:
     """Records of rows: a list of seeds' accuracies for each task."""
     return [
-        record(row, task, seed, accuracy, baselines=["DANN"] if row == "WEMNet" else [])
+        bench_record(row, task, seed, accuracy, baselines=("DANN",) if row == "WEMNet" else ())
         for row, of_row in figures.items()
         for task, of_task in zip(tasks, of_row, strict=True)
         for seed, accuracy in enumerate(of_task)
@@ -147,7 +124,7 @@ def test_the_row_to_compare_with_can_be_named() -> None:
 
 def test_missing_runs_are_counted_and_not_averaged() -> None:
     records = grid({**GRID, "WEMNet": [[0.9, None], [None, None]]})
-    records[-1] |= {"status": "failed", "error": "It diverged."}
+    records[-1] = replace(records[-1], status="failed", error="It diverged.")
     accuracies, differences = sheets(records)
     assert list(map(str, accuracies.rows[-1])) == ["WEMNet", "90.0 (1 missing)", "2 missing", "3 missing"]
     assert "3 of 12 runs are missing, 1 of them failed" in " ".join(accuracies.notes)
@@ -155,7 +132,7 @@ def test_missing_runs_are_counted_and_not_averaged() -> None:
 
 
 def test_a_run_that_no_record_plans_is_missing_too() -> None:
-    records = [r for r in grid(GRID) if not (r["row"] == "DANN" and r["seed"] == 1)]
+    records = [r for r in grid(GRID) if not (r.row == "DANN" and r.seed == 1)]
     (_, dann, _) = sheets(records)[0].rows
     assert list(map(str, dann)) == ["DANN", "60.0 (1 missing)", "60.0 (1 missing)", "2 missing"]
 
@@ -178,19 +155,24 @@ def test_the_published_figures_stand_beside_ours() -> None:
 
 
 def test_a_published_row_is_found_by_its_method_and_options() -> None:
-    records = [{**r, "row": "ours", "method": "wemnet", "options": {"mstn": True}} for r in grid({"x": [[0.5], [0.6]]})]
+    records = [replace(r, row="ours", options={"mstn": True}) for r in grid({"x": [[0.5], [0.6]]})]
     shown = sheets(records, published="wemnet-table1")[0].rows
     assert list(map(str, shown[1])) == ["ours, published", "95.6", "98.1", "88.6"]
-    records = [{**r, "options": {"mstn": True, "trade_off": 0.5}} for r in records]
+    records = [replace(r, options={"mstn": True, "trade_off": 0.5}) for r in records]
     assert len(sheets(records, published="wemnet-table1")[0].rows) == 1
 
 
 def test_visda_has_both_metrics_by_name() -> None:
-    records = grid({"DANN": [[0.5, 0.6]], "WEMNet": [[0.5, 0.6]]}, ("train-validation",))
-    for r in records:
-        per_class = {"aeroplane": [2, 3], "car": [0, 1]}
-        r |= {"metrics": ["mean_per_class", "accuracy"], "benchmark": "visda2017"}
-        r["scores"]["per_class"] = per_class
+    of_classes = per_class({"aeroplane": (2, 3), "car": (0, 1)})
+    records = [
+        replace(
+            record,
+            metrics=("mean_per_class", "accuracy"),
+            benchmark="visda2017",
+            scores=replace(record.scores, per_class=of_classes),
+        )
+        for record in grid({"DANN": [[0.5, 0.6]], "WEMNet": [[0.5, 0.6]]}, ("train-validation",))
+    ]
     by_class, *compared = sheets(records, published="wemnet-table2")
     assert by_class.headings == ["method", "aeroplane", "car", "mean", "overall"]
     assert [list(map(str, row)) for row in by_class.rows] == [
@@ -206,9 +188,10 @@ def test_visda_has_both_metrics_by_name() -> None:
 
 
 def test_the_domain_errors() -> None:
-    records = grid({"WEMNet": [[0.5, 0.5], [0.5, 0.5]]})
-    for number, r in enumerate(records):
-        r["domain_error"] = {f: {"source": number + d, "target": 9.0} for d, f in enumerate(("f", "f_hat_d"))}
+    records = [
+        replace(r, domain_error={f: DomainErrors(source=n + d, target=9.0) for d, f in enumerate(("f", "f_hat_d"))})
+        for n, r in enumerate(grid({"WEMNet": [[0.5, 0.5], [0.5, 0.5]]}))
+    ]
     (sheet,) = sheets(records, published="wemnet-table4")
     assert sheet.headings == ["method", "domain", "feature", "A→W", "D→W", "Avg"]
     assert [list(map(str, row)) for row in sheet.rows[:4]] == [
@@ -229,7 +212,7 @@ def test_the_domain_errors() -> None:
 )
 def test_unlike_is_not_compared_with_like(published: str, change: dict[str, Any], sentence: str) -> None:
     with pytest.raises(OptionError, match=sentence):
-        sheets([{**r, **change} for r in grid(GRID)], published=published)
+        sheets([replace(r, **change) for r in grid(GRID)], published=published)
 
 
 # --- the formats ---------------------------------------------------------------------------------------------------
@@ -266,8 +249,8 @@ def test_csv_has_a_line_for_each_cell() -> None:
 # --- the command ---------------------------------------------------------------------------------------------------
 
 
-def written(path: Path, records: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+def written(path: Path, records: list[BenchRecord]) -> Path:
+    write_records(path, records)
     return path
 
 
@@ -297,8 +280,8 @@ def test_several_benches_make_one_table(tmp_path: Path) -> None:
     [
         (None, "cannot be read (No such file or directory): name the folder that acclimate bench wrote"),
         ("", "There are no records"),
-        ("{", "its lines are not JSON"),
-        ('{"row": 1}', "its lines lack metrics, row, scores"),
+        ("{", "is damaged or was altered (it is not JSON): run the bench again"),
+        ('{"row": 1}', "has no schema number, where this version of Acclimate reads schema 1: run the bench again"),
     ],
 )
 def test_what_is_no_record_is_refused(tmp_path: Path, content: str | None, sentence: str) -> None:

@@ -13,13 +13,13 @@ import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from acclimate.bench import records as tables
+from acclimate.bench.records import BenchRecord
 from acclimate.data.domain import labelled
 from acclimate.data.read import domain_of
 from acclimate.progress import silent
@@ -27,7 +27,9 @@ from acclimate.report import bench as bench_report
 from acclimate.report import charts, exhibits, words
 from acclimate.report import page as report
 from acclimate.report import run as run_read
+from acclimate.runs.files import Metrics
 from browser import Browser, find
+from recorded import bench_record, run_record
 from tiny import pictures, refused, succeeds, vectors
 
 NAMES = ("a", "'\"><b onmouseover=alert(2)>", "</script><script>alert(3)</script>")
@@ -351,8 +353,17 @@ def test_what_is_no_run_is_refused(made: Path, tmp_path: Path) -> None:
     assert "holds no finished run" in refused("report", tmp_path / "gone")
     damaged = tmp_path / "damaged"
     shutil.copytree(made, damaged)
-    (damaged / "record.json").write_text("{}")
-    assert "is damaged" in refused("report", damaged)
+    record, predictions = damaged / "record.json", damaged / "predictions.csv"
+    content, rows = record.read_text(), predictions.read_text().splitlines(keepends=True)
+    record.write_text("{}")
+    assert refused("report", damaged).startswith(f"{record} has no schema number")
+    record.write_text(content)
+    predictions.write_text("".join(rows[:-1]))
+    assert refused("report", damaged).startswith(f"{predictions} is damaged or was altered: make the run again")
+    predictions.write_text("")
+    assert refused("report", damaged).startswith(f"{predictions} is damaged or was altered: make the run again")
+    predictions.unlink()
+    assert refused("report", damaged).startswith(f"{predictions} is missing: make the run again")
 
 
 def test_out_names_the_file(tmp_path: Path) -> None:
@@ -389,7 +400,7 @@ def test_no_image_makes_the_file_large() -> None:
 
 def test_a_class_of_each_kind_stands_first_among_the_most_confident() -> None:
     after = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6]])
-    run = run_read.Run(Path(), {"model": {"classes": ["a", "b"]}}, (), after, None, [], [])
+    run = run_read.Run(Path(), run_record(("a", "b")), (), after, None, [], [])
     order = np.argsort(-run.confidence, kind="stable")
     assert exhibits._by_class(run, order).tolist() == [0, 2, 1, 3]
 
@@ -400,7 +411,7 @@ def test_galleries_hold_what_they_say() -> None:
     answers = rng.integers(-1, 3, 40)
     target = domain_of(rng.integers(0, 256, (40, 8, 8), dtype=np.uint8))
     source = labelled(target, ["a", "b", "c", *"a" * 37])
-    run = run_read.Run(Path(), {"model": {"classes": ["a", "b", "c"]}}, target.names, after, before, [], [])
+    run = run_read.Run(Path(), run_record(("a", "b", "c")), target.names, after, before, [], [])
     galleries = {g["title"]: g["cards"] for g in exhibits._galleries(run, run_read.Data(source, target, answers))}
     assert list(galleries) == ["Changed by adaptation", "Confident and wrong", "Most confident", "Least confident"]
     changed, wrong, most, least = galleries.values()
@@ -438,10 +449,15 @@ def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None
 
 def test_a_curve_is_drawn_in_its_frame() -> None:
     metrics = [
-        {"step": s, "stage": "first" if s < 30 else "second", "lr": 0.1, "loss": 2.0 - s / 50, "new": 1.0}
+        Metrics(
+            step=s,
+            stage="first" if s < 30 else "second",
+            lr=0.1,
+            terms={"loss": 2.0 - s / 50, **({"new": 1.0} if s > 10 else {})},
+            masks={},
+        )
         for s in range(10, 101, 10)
     ]
-    del metrics[0]["new"]  # a term of the later steps alone
     curves = charts.curves(metrics)
     assert [curve["name"] for curve in curves] == ["loss", "new", "learning rate"]
     loss = curves[0]
@@ -486,25 +502,16 @@ def test_the_colours_can_be_told_apart(page: Page) -> None:
 # --- benches -------------------------------------------------------------------------------------------------------
 
 
-def bench(gains: dict[str, float], *, seeds: int = 3, tasks: tuple[str, ...] = ("b", "c")) -> list[dict[str, Any]]:
+def bench(gains: dict[str, float], *, seeds: int = 3, tasks: tuple[str, ...] = ("b", "c")) -> list[BenchRecord]:
     """Records of rows that are so many points above the first, whose accuracy is 50, 51, ... with the seed."""
     return [
-        {
-            "row": row,
-            "baselines": [],
-            "method": "source_only" if gain == 0 else "dann",
-            "options": {},
-            "benchmark": None,
-            "metrics": ["accuracy"],
-            "source": "a<i>",
-            "target": target,
-            "seed": seed,
-            "settings": {"steps": 10, "batch_size": 4},
-            "status": "done",
-            "scores": {"accuracy": (50 + seed + gain) / 100, "mean_per_class": 0.5, "per_class": {}},
-            "domain_error": {},
-            "trained": {"backbone": None, "tune": "head", "bf16": False, "selection": "last step", "threads": 1},
-        }
+        bench_record(
+            row,
+            f"a<i>-{target}",
+            seed,
+            (50 + seed + gain) / 100,
+            method="source_only" if gain == 0 else "dann",
+        )
         for row, gain in gains.items()
         for target in tasks
         for seed in range(seeds)
@@ -545,9 +552,8 @@ def test_dots_are_placed_on_their_axis() -> None:
 
 def test_runs_that_are_missing_are_told_of(tmp_path: Path) -> None:
     records = bench({"plain": 0, "dann": 4})
-    for record in records[:2]:
-        record |= {"status": "missing", "scores": None}
-    (tmp_path / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    missing = [bench_record(r.row, f"{r.source}-{r.target}", r.seed, None, method=r.method) for r in records[:2]]
+    tables.write_records(tmp_path / "records.jsonl", missing + records[2:])
     succeeds("report", tmp_path)
     text = Page(tmp_path / "report.html").text
     assert "2 runs are missing" in text

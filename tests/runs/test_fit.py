@@ -23,7 +23,8 @@ import forks
 from acclimate.evaluation.scores import changes
 from acclimate.methods import registry
 from acclimate.runs import fit as experiment
-from acclimate.runs.files import RUN_FILES, read_probabilities
+from acclimate.runs.files import RUN_FILES, read_predictions
+from acclimate.schema import as_json
 from acclimate.training import Checkpoint, Step
 from tiny import acclimate, in_closed_form, network, pictures, refused, samples_for, succeeds, vectors
 
@@ -105,16 +106,17 @@ def test_the_record(arrays: tuple[str, ...], tmp_path: Path, monkeypatch: pytest
     assert data["target"].items() >= {"origin": arrays[3], "items": 24, "labelled": True}.items()
     assert len({data[side]["fingerprint"] for side in ("source", "target")}) == 2
     assert data["skipped"] == 0
-    libraries = {"torch", "timm", "numpy", "pillow", "scikit-learn"}
-    assert result["environment"].keys() == {"python", "platform", "device", "threads"} | libraries
-    assert result["environment"]["numpy"] == np.__version__
-    assert result["environment"]["torch"] == torch.__version__
+    environment = result["environment"]
+    assert environment.keys() == {"python", "platform", "device", "threads", "libraries"}
+    assert environment["libraries"].keys() == {"torch", "timm", "numpy", "pillow", "scikit-learn"}
+    assert environment["libraries"]["numpy"] == np.__version__
+    assert environment["libraries"]["torch"] == torch.__version__
     assert (result["steps"], result["selection"], result["resumed_at"]) == (10, "last step", None)
     assert {"classification", "adversarial"} == result["terms"].keys()
     log = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in log] == list(range(1, 11))
     for name, summary in result["terms"].items():
-        values = [row[name] for row in log]
+        values = [row["terms"][name] for row in log]
         assert summary == {"first": values[0], "last": values[-1], "mean": pytest.approx(np.mean(values))}
     for errors in result["domain_error"].values():
         assert errors.keys() == {"source", "target"}
@@ -162,18 +164,20 @@ def test_compare_trains_source_only_and_tells_the_difference(tmp_path: Path, lab
     assert compare["method"] == "source_only"
     assert compare["scores"] == before["scores"]
     assert (compare["scores"] is None) == (not labelled)
-    old, new = (read_probabilities(folder / "predictions.csv") for folder in (out / "source_only", out))
-    assert compare["changes"] == json.loads(json.dumps(changes(old, new).as_dict()))
+    old, new = (
+        read_predictions(folder / "predictions.csv", 24, 3).probabilities for folder in (out / "source_only", out)
+    )
+    assert compare["changes"] == json.loads(json.dumps(as_json(changes(old, new))))
     assert ("Accuracy on the target" in shown) == labelled
     assert "source_only" in shown
     alone = fit(tmp_path / "alone", *data, "--method", "source_only")
     assert_same_run(out / "source_only", tmp_path / "alone")
-    assert "compare" not in alone
+    assert alone["compare"] is None
 
 
 def test_comparing_source_only_with_itself_trains_it_once(arrays: tuple[str, ...], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    assert "compare" not in fit(out, *arrays, *SMALL, "--steps", "2", "--method", "source_only", "--compare")
+    assert fit(out, *arrays, *SMALL, "--steps", "2", "--method", "source_only", "--compare")["compare"] is None
     assert files(out) == FILES
 
 
@@ -354,9 +358,9 @@ Checkpoint.save = lambda self, path: die()
 """,
     "after a checkpoint": """
 append = acclimate.runs.fit.MetricsLog.append
-def dying(self, step, values):
-    append(self, step, values)
-    if step == 17:
+def dying(self, line):
+    append(self, line)
+    if line.step == 17:
         die()
 acclimate.runs.fit.MetricsLog.append = dying
 """,
@@ -371,9 +375,9 @@ acclimate.runs.directory.RunDirectory.tidy = lambda folder: die()
 """,
     "interrupted": """
 append = acclimate.runs.fit.MetricsLog.append
-def dying(self, step, values):
-    append(self, step, values)
-    if step == 17:
+def dying(self, line):
+    append(self, line)
+    if line.step == 17:
         os.kill(os.getpid(), signal.SIGINT)
 acclimate.runs.fit.MetricsLog.append = dying
 """,

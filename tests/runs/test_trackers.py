@@ -25,7 +25,8 @@ def command(tmp_path: Path) -> tuple[str, ...]:
 
 
 def logged(run: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{"step": line["step"], "lr": line["lr"], **line["terms"]} for line in lines]
 
 
 def tensorboard_curves(run: Path) -> dict[str, list[tuple[int, float]]]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+from acclimate import schema
 from acclimate.bench.grid import Grid
 from acclimate.bench.plan import Cell, PlannedRun
+from acclimate.bench.records import BenchRecord, CellScores, Trained, write_records
 from acclimate.errors import RunsFailedError
-from acclimate.files import write_jsonl
+from acclimate.evaluation.scores import DomainErrors
+from acclimate.files import write_json
+from acclimate.runs.record import read_record
+from acclimate.schema import Entry, UnreadableError
 from acclimate.settings import OF_A_ROW
 
 
@@ -29,92 +33,122 @@ class Board:
         result = self.results[wanted.folder] = result_of(wanted)
         cell = next(cell for cell in self.cells if cell.run.folder == wanted.folder)
         name = f"{cell.row.name}, {'-'.join(cell.task)}, seed {cell.seed}"
-        if result["error"]:
-            return f"{name} failed: {result['error']}"
-        scores = result["scores"]
-        return f"{name}: {100 * scores['accuracy']:.1f} %" if scores else f"{name}: finished, without labels to score"
+        if result.error is not None:
+            return f"{name} failed: {result.error}"
+        if result.scores is None:
+            return f"{name}: finished, without labels to score"
+        return f"{name}: {100 * result.scores.accuracy:.1f} %"
 
-    def records(self) -> list[dict[str, Any]]:
-        """A record a cell, in the order of the grid; nothing in it depends on when and where it was made."""
+    def records(self) -> list[BenchRecord]:
+        """A record a cell, in the order of the grid."""
         return [self._record(cell) for cell in self.cells]
 
-    def _record(self, cell: Cell) -> dict[str, Any]:
+    def _record(self, cell: Cell) -> BenchRecord:
         settings = cell.run.settings.as_dict()
         kept = {name: settings[name] for name, declared in OF_A_ROW.items() if declared.setting.changes_result}
         if kept["weights"] is not None:
             kept["weights"] = Path(kept["weights"]).name
-        return {
-            "row": cell.row.name,
-            "baselines": list(cell.row.baselines),
-            "method": cell.row.method,
-            "options": dict(cell.row.options),
-            "benchmark": self.grid.benchmark,
-            "metrics": list(self.grid.metrics),
-            "source": cell.task[0],
-            "target": cell.task[1],
-            "seed": cell.seed,
-            "settings": kept,
-            **self.results[cell.run.folder],
-        }
+        return BenchRecord(
+            row=cell.row.name,
+            baselines=cell.row.baselines,
+            method=cell.row.method,
+            options=dict(cell.row.options),
+            benchmark=self.grid.benchmark,
+            metrics=self.grid.metrics,
+            source=cell.task[0],
+            target=cell.task[1],
+            seed=cell.seed,
+            settings=kept,
+            **self.results[cell.run.folder]._asdict(),
+        )
 
     def write(self) -> None:
         """Write records.jsonl whole."""
-        write_jsonl(self.path, self.records())
+        write_records(self.path, self.records())
 
 
-def result_of(made: PlannedRun) -> dict[str, Any]:
-    """What a run's folder holds of its result: `status` is "done", "failed" or "missing"."""
-    result: dict[str, Any] = dict.fromkeys(("status", "error", "scores", "domain_error", "terms", "trained"))
+class Result(NamedTuple):
+    """What is known of a run's result, as in `BenchRecord`."""
+
+    status: Literal["done", "failed", "missing"]
+    error: str | None
+    scores: CellScores | None
+    domain_error: dict[str, DomainErrors]
+    terms: dict[str, float]
+    trained: Trained | None
+
+
+def result_of(made: PlannedRun) -> Result:
+    """What a run's folder holds of its result.
+
+    Raises:
+        DataError: Its record is damaged.
+    """
     if not made.finished:
-        error = _read_json(made.folder / "failed.json")
-        return result | {"status": "failed" if error else "missing", "error": error and error["error"]}
-    record = _read_json(made.folder / "record.json")
-    scores = record["scores"]
-    return result | {
-        "status": "done",
-        "scores": scores and _scores(scores, "the target" if record["data"]["test"] is None else "its test images"),
-        "domain_error": record["domain_error"],
-        "terms": {name: value["last"] for name, value in record["terms"].items()},
-        "trained": {
-            "backbone": record["model"]["backbone"],
-            "tune": record["model"]["tune"],
-            "bf16": record["model"]["bf16"],
-            "selection": record["selection"],
-            "threads": record["environment"]["threads"],
-        },
-    }
+        error = _read_failure(made.folder)
+        return Result("missing" if error is None else "failed", error, None, {}, {}, None)
+    record = read_record(made.folder / "record.json", "delete its folder and run the bench again")
+    scores = None
+    if record.scores is not None:
+        scores = CellScores(
+            on="the target" if record.data.test is None else "its test images",
+            accuracy=record.scores.accuracy,
+            mean_per_class=record.scores.mean_per_class,
+            n=record.scores.n,
+            per_class=record.scores.per_class,
+        )
+    return Result(
+        status="done",
+        error=None,
+        scores=scores,
+        domain_error=record.domain_error,
+        terms={name: term.last for name, term in record.terms.items()},
+        trained=Trained(
+            backbone=record.model.backbone,
+            tune=record.model.tune,
+            bf16=record.model.bf16,
+            selection=record.selection,
+            threads=record.environment.threads,
+        ),
+    )
 
 
-def _read_json(path: Path) -> Any:
+class Failure(Entry, frozen=True, kw_only=True):
+    """The content of failed.json: why a run failed, in a sentence."""
+
+    error: str
+
+
+def write_failure(folder: Path, sentence: str) -> None:
+    """Note in a run's folder why it failed."""
+    write_json(folder / "failed.json", schema.as_json(Failure(error=sentence)))
+
+
+def _read_failure(folder: Path) -> str | None:
+    """Why a run failed; None if it did not. A note that is damaged is as good as none: the run is made again anyway."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return schema.decode((folder / "failed.json").read_bytes(), Failure).error
+    except (FileNotFoundError, UnreadableError):
         return None
 
 
-def _scores(scores: Mapping[str, Any], on: str) -> dict[str, Any]:
-    per_class = {entry["name"]: [entry["correct"], entry["count"]] for entry in scores["per_class"]}
-    kept = {name: scores[name] for name in ("accuracy", "mean_per_class", "n")}
-    return {"on": on, **kept, "per_class": per_class}
-
-
-def summary(records: Sequence[Mapping[str, Any]], out: Path) -> dict[str, Any]:
+def summary(records: Sequence[BenchRecord], out: Path) -> dict[str, Any]:
     """How many runs of a bench ended how, and the file of the records."""
-    counts = Counter(record["status"] for record in records)
+    counts = Counter(record.status for record in records)
     return {"records": str(out / "records.jsonl"), **{name: counts[name] for name in ("done", "failed", "missing")}}
 
 
-def check(records: Sequence[Mapping[str, Any]], out: Path) -> None:
+def check(records: Sequence[BenchRecord], out: Path) -> None:
     """Tell of the runs that failed.
 
     Raises:
         RunsFailedError: There are some.
     """
-    failed = [record for record in records if record["status"] == "failed"]
+    failed = [record for record in records if record.status == "failed"]
     if failed:
         first = failed[0]
         raise RunsFailedError(
-            f"{len(failed):,} of {len(records):,} runs failed, the first of them {first['row']} on "
-            f"{first['source']}-{first['target']} with seed {first['seed']} ({first['error'].rstrip('.')}); "
+            f"{len(failed):,} of {len(records):,} runs failed, the first of them {first.row} on "
+            f"{first.source}-{first.target} with seed {first.seed} ({str(first.error).rstrip('.')}); "
             f"{out / 'records.jsonl'} names them all."
         )

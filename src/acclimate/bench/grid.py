@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from acclimate.bench import papers
+from acclimate.choices import Metric
 from acclimate.datasets import catalogue
 from acclimate.datasets.catalogue import TaskNames
 from acclimate.datasets.check import check
@@ -57,7 +58,7 @@ class Grid:
     rows: tuple[Row, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     benchmark: str | None = None
-    metrics: tuple[str, ...] = ("accuracy",)
+    metrics: tuple[Metric, ...] = ("accuracy",)
     tests: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

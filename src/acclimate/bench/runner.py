@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from acclimate.bench.board import Board
 from acclimate.bench.grid import Grid
 from acclimate.bench.plan import Tasks, plan
+from acclimate.bench.records import BenchRecord
 from acclimate.bench.workers import How, Maker, in_turn, side_by_side
 from acclimate.errors import OptionError
 from acclimate.progress import NOBODY, Listener
@@ -25,7 +25,7 @@ def bench(
     jobs: int = 1,
     threads: int = 1,
     keep_models: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[BenchRecord]:
     """Make every run of a grid that is not made yet, the first seed of everything first.
 
     The same call goes on where an interrupted one stopped. A run that fails is recorded, and the others go on.

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from acclimate.bench import papers
 from acclimate.bench.figures import Difference, Figure, average, difference, figure
 from acclimate.bench.papers import Published
-from acclimate.bench.records import METRICS, Record, Results
+from acclimate.bench.records import METRICS, BenchRecord, Results, Trained
 from acclimate.errors import OptionError
 from acclimate.methods import options as method_options
 from acclimate.methods import registry
@@ -39,7 +39,11 @@ def as_dict(sheet: Sheet) -> dict[str, Any]:
 
 
 def sheets(
-    records: Sequence[Record], *, metric: str | None = None, published: str | None = None, baseline: str | None = None
+    records: Sequence[BenchRecord],
+    *,
+    metric: str | None = None,
+    published: str | None = None,
+    baseline: str | None = None,
 ) -> list[Sheet]:
     """The tables of a bench.
 
@@ -148,11 +152,11 @@ def _domain_errors(results: Results, table: papers.Table | None) -> Sheet:
     sheet = Sheet("Domain error (WEMNet, equation 12), at the last step", headings)
     for name in results.rows:
         features = dict.fromkeys(
-            f for (row, *_), record in results.done.items() if row == name for f in record["domain_error"]
+            f for (row, *_), record in results.done.items() if row == name for f in record.domain_error
         )
         for domain in ("source", "target"):
             for feature in features:
-                values = results.values(name, lambda r, f=feature, d=domain: r["domain_error"].get(f, {}).get(d))  # type: ignore[misc]
+                values = results.values(name, _domain_error_of(feature, domain))
                 shown = {"f": "with f_d", "f_hat_d": "without f_d"}.get(feature) if "f_hat_d" in features else None
                 cells = _with_average([figure(v, 2) for v in values], average(values, 2))
                 sheet.rows.append([name, domain, shown or feature, *cells])
@@ -170,13 +174,23 @@ def _domain_errors(results: Results, table: papers.Table | None) -> Sheet:
     return sheet
 
 
+def _domain_error_of(feature: str, domain: str) -> Callable[[BenchRecord], float | None]:
+    """What finds the domain error of a feature on the images of a domain."""
+
+    def found(record: BenchRecord) -> float | None:
+        errors = record.domain_error.get(feature)
+        return {"source": errors.source, "target": errors.target}[domain] if errors is not None else None
+
+    return found
+
+
 def _differences(results: Results, metric: str, baseline: str | None) -> Sheet:
     """Every row minus the unadapted one, and minus the row that it builds on."""
     headings = ["this", "minus this", "mean difference", "95 % interval", "better in", "pairs missing"]
     sheet = Sheet(f"Paired differences of the {METRICS[metric].removesuffix(' in %')}, in points", headings)
     common = _baseline(results, baseline)
     for name, record in results.rows.items():
-        for other in dict.fromkeys((common, *record.get("baselines", ()))):
+        for other in dict.fromkeys((common, *record.baselines)):
             if other in results.rows and other != name:
                 found = difference(results.percent(name, metric), results.percent(other, metric))
                 if found is not None:
@@ -198,27 +212,27 @@ def _told(found: Difference) -> list[str | Figure]:
 
 def _baseline(results: Results, asked: str | None) -> str | None:
     if asked is None:
-        return next((row for row, record in results.rows.items() if record["method"] == registry.BASELINE), None)
+        return next((row for row, record in results.rows.items() if record.method == registry.BASELINE), None)
     for row in results.rows:
         if registry.plain(row) == registry.plain(asked):
             return row
     raise OptionError(f"There is no row {asked!r} to compare with; there are {', '.join(results.rows)}.")
 
 
-def _rows_of(table: papers.Table | None, record: Record, *, metric: str) -> list[Published]:
+def _rows_of(table: papers.Table | None, record: BenchRecord, *, metric: str) -> list[Published]:
     """The published rows that a row reproduces: those of its name, else of its method and options."""
     if table is None or table.metric != metric:
         return []
-    named = [row for row in table.rows if registry.plain(row.name) == registry.plain(record["row"])]
+    named = [row for row in table.rows if registry.plain(row.name) == registry.plain(record.row)]
     return named or [row for row in table.rows if _resolves(row.name, record)]
 
 
-def _resolves(name: str, record: Record) -> bool:
+def _resolves(name: str, record: BenchRecord) -> bool:
     try:
         method, options = registry.row(name)
     except OptionError:
         return False
-    return method == record["method"] and _set(method, options) == _set(method, record["options"])
+    return method == record.method and _set(method, options) == _set(method, record.options)
 
 
 def _set(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,7 +256,7 @@ def _notes(results: Results) -> Iterator[str]:
         yield f"Ours: mean ± standard deviation (n - 1) over the seeds {seeds}."
     else:
         yield f"Ours: seed {seeds} alone."
-    told = {_how(record) for record in results.done.values()}
+    told = {_how(record.settings, record.trained) for record in results.done.values() if record.trained is not None}
     if told:
         yield f"Run with {told.pop()}." if len(told) == 1 else "Backbone, tune, steps or batch differ from run to run."
     planned = len(results.rows) * len(results.tasks) * len(results.seeds)
@@ -251,9 +265,8 @@ def _notes(results: Results) -> Iterator[str]:
         yield f"{missing:,} of {planned:,} runs are missing{failed}; an average over tasks is given without gaps alone."
 
 
-def _how(record: Record) -> str:
-    settings, trained = record["settings"], record["trained"]
-    network = f"{trained['backbone']}, tune {trained['tune']}" if trained["backbone"] else "feature vectors"
+def _how(settings: Mapping[str, Any], trained: Trained) -> str:
+    network = f"{trained.backbone}, tune {trained.tune}" if trained.backbone else "feature vectors"
     steps = "1 step" if settings["steps"] == 1 else f"{settings['steps']:,} steps"
     return f"{network}, {steps} of {settings['batch_size']} + {settings['batch_size']} items"
 

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Iterator
 from multiprocessing import connection, get_context, parent_process
 from typing import Any, NamedTuple
 
+from acclimate.bench.board import write_failure
 from acclimate.bench.plan import PlannedRun, Tasks
 from acclimate.errors import AcclimateError
-from acclimate.files import locked, write_json
+from acclimate.files import locked
 from acclimate.machine import keep_freed_memory, torch_threads
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs import fit
@@ -64,7 +65,7 @@ class Maker:
 def fail(wanted: PlannedRun, sentence: str) -> None:
     """Note in a run's folder why it failed."""
     wanted.folder.mkdir(parents=True, exist_ok=True)
-    write_json(wanted.folder / "failed.json", {"error": sentence})
+    write_failure(wanted.folder, sentence)
 
 
 def _sentence(error: Exception) -> str:

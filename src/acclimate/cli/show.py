@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -12,9 +12,12 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from acclimate.evaluation.scores import Changes, Scores
-from acclimate.methods.registry import BASELINE
 from acclimate.runs.files import RUN_FILES
+from acclimate.schema import as_json
 from acclimate.screen import WIDEST, Screen
+
+if TYPE_CHECKING:
+    from acclimate.runs.record import RunRecord
 
 MOST_CLASSES = 20  # of a confusion matrix on the screen
 
@@ -235,13 +238,13 @@ def _table(first: str, *others: str) -> Table:
     return table
 
 
-def show_run(record: dict[str, Any], out: Path, screen: Screen) -> None:
+def show_run(record: RunRecord, out: Path, screen: Screen) -> None:
     """Show the results of a fit."""
-    name, compare = record["settings"]["method"], record.get("compare")
-    if record["scores"] is not None:
-        before = {BASELINE: Scores.from_dict(compare["scores"])} if compare else {}
-        show_scores(screen, {**before, name: Scores.from_dict(record["scores"])})
-    elif compare:
-        show_changes(screen, Changes(**compare["changes"]), record["model"]["classes"], BASELINE, name)
+    name, compare = record.model.method, record.compare
+    if record.scores is not None:
+        before = {compare.method: Scores.of(compare.scores)} if compare is not None and compare.scores else {}
+        show_scores(screen, {**before, name: Scores.of(record.scores)})
+    elif compare is not None:
+        show_changes(screen, compare.changes, record.model.classes, compare.method, name)
     show_files(screen, out)
-    screen.show_json(record)
+    screen.show_json(as_json(record))

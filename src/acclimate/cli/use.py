@@ -51,10 +51,11 @@ def evaluate(
     def work(screen: Screen) -> None:
         from acclimate.cli.show import show_scores
         from acclimate.runs import use
+        from acclimate.schema import as_json
 
         name, scores = use.evaluate_images(run, data, screen, device=device, allow_mismatch=allow_class_mismatch)
         show_scores(screen, {name: scores})
-        screen.show_json(scores.as_dict())
+        screen.show_json(as_json(scores.record()))
 
     run_command(work, json=json, quiet=quiet, debug=debug, computes=True)
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acclimate.errors import DivergedError
-from acclimate.evaluation.scores import Probabilities, domain_error
+from acclimate.evaluation.scores import DomainErrors, Probabilities, domain_error
 from acclimate.methods.base import evaluation_mode
 from acclimate.progress import Track, silent
 
@@ -59,12 +59,11 @@ def domain_errors(
     batch_size: int = 256,
     device: torch.device | str = "cpu",
     track: Track = silent,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, DomainErrors]:
     """The domain error of each feature that the method's discriminators read, un-augmented, in evaluation mode.
 
     Returns:
-        By feature, as in `Method.domain_logits`: the error on the "source" and on the "target". Empty when the
-        method has no discriminator.
+        By feature, as in `Method.domain_logits`. Empty when the method has no discriminator.
     """
     errors: dict[str, dict[str, float]] = defaultdict(dict)
     with evaluation_mode(method):
@@ -78,7 +77,7 @@ def domain_errors(
                     scores[feature].append(z.cpu().double().sigmoid().numpy())
             for feature, batches in scores.items():
                 errors[feature][domain] = domain_error(batches)
-    return dict(errors)
+    return {feature: DomainErrors(**of_domains) for feature, of_domains in errors.items()}
 
 
 def _batches(

@@ -3,27 +3,62 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from acclimate.errors import DataError
 from acclimate.evaluation.answers import Answers
+from acclimate.schema import Count, Entry, Fraction, Positive
 
 Probabilities = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class ClassScore:
+class ClassScore(Entry, frozen=True, kw_only=True):
     """One class: its images, how many of them are classified correctly, and the fraction (None without images)."""
 
     name: str
-    count: int
-    correct: int
-    accuracy: float | None
+    count: Count
+    correct: Count
+    accuracy: Fraction | None
+
+    def __post_init__(self) -> None:
+        """Refuse counts that do not go together, which is what an altered file has."""
+        if self.correct > self.count or (self.accuracy is None) != (self.count == 0):
+            raise ValueError("count, correct and accuracy do not go together")
+
+
+class ScoresRecord(Entry, frozen=True, kw_only=True):
+    """Scores as a record holds them, with what follows from the confusion matrix spelt out.
+
+    Attributes:
+        accuracy: See `Scores`, like all others.
+        mean_per_class: A fraction, like `accuracy`.
+        n: Items that were scored, at least one.
+        n_unknown: Items that could not be scored.
+        per_class: One entry a class.
+        confusion: K rows of K counts.
+    """
+
+    accuracy: Fraction
+    mean_per_class: Fraction
+    n: Positive
+    n_unknown: Count
+    per_class: tuple[ClassScore, ...]
+    confusion: tuple[tuple[Count, ...], ...]
+
+    def __post_init__(self) -> None:
+        """Refuse counts that do not add up, which is what an altered file has."""
+        K = len(self.per_class)
+        rows = [(sum(row), row[i]) for i, row in enumerate(self.confusion) if len(row) == K and i < K]
+        if rows != [(c.count, c.correct) for c in self.per_class] or len(self.confusion) != K:
+            raise ValueError("the confusion matrix is not that of per_class")
+        if sum(count for count, _ in rows) != self.n:
+            raise ValueError("the images of the classes are not n in all")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,24 +98,26 @@ class Scores:
         """One entry a class, in the order of `classes`."""
         counts, correct = self.confusion.sum(1).tolist(), self.confusion.diagonal().tolist()
         rows = zip(self.classes, counts, correct, strict=True)
-        return tuple(ClassScore(name, n, right, right / n if n else None) for name, n, right in rows)
+        return tuple(
+            ClassScore(name=name, count=n, correct=right, accuracy=right / n if n else None) for name, n, right in rows
+        )
 
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON; `from_dict` reads it back."""
-        return {
-            "accuracy": self.accuracy,
-            "mean_per_class": self.mean_per_class,
-            "n": self.n,
-            "n_unknown": self.n_unknown,
-            "per_class": [asdict(score) for score in self.per_class],
-            "confusion": self.confusion.tolist(),
-        }
+    def record(self) -> ScoresRecord:
+        """The same as a record holds it; `of` reads it back."""
+        return ScoresRecord(
+            accuracy=self.accuracy,
+            mean_per_class=self.mean_per_class,
+            n=self.n,
+            n_unknown=self.n_unknown,
+            per_class=self.per_class,
+            confusion=tuple(map(tuple, self.confusion.tolist())),
+        )
 
     @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> Scores:
-        """Read what `as_dict` made."""
-        classes = tuple(score["name"] for score in entry["per_class"])
-        return cls(classes, np.array(entry["confusion"], dtype=np.int64), entry["n_unknown"])
+    def of(cls, record: ScoresRecord) -> Scores:
+        """The scores that a record holds."""
+        classes = tuple(score.name for score in record.per_class)
+        return cls(classes, np.array(record.confusion, dtype=np.int64), record.n_unknown)
 
 
 def score(probabilities: Probabilities, answers: Answers, classes: Sequence[str]) -> Scores:
@@ -117,8 +154,7 @@ def confusion(predicted: npt.NDArray[np.int64], answers: Answers, num_classes: i
     return counts
 
 
-@dataclass(frozen=True)
-class Changes:
+class Changes(Entry, frozen=True, kw_only=True):
     """What adaptation changed in the predictions. None of it says whether they became better.
 
     Attributes:
@@ -130,16 +166,12 @@ class Changes:
         confidence_after: The same, after adaptation.
     """
 
-    n: int
-    share_changed: float
-    counts_before: list[int]
-    counts_after: list[int]
-    confidence_before: float
-    confidence_after: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything, for JSON; `Changes(**entry)` reads it back."""
-        return asdict(self)
+    n: Positive
+    share_changed: Fraction
+    counts_before: tuple[Count, ...]
+    counts_after: tuple[Count, ...]
+    confidence_before: Fraction
+    confidence_after: Fraction
 
 
 def changes(before: Probabilities, after: Probabilities) -> Changes:
@@ -149,11 +181,18 @@ def changes(before: Probabilities, after: Probabilities) -> Changes:
     return Changes(
         n=len(old),
         share_changed=float(np.mean(old != new)),
-        counts_before=np.bincount(old, minlength=K).tolist(),
-        counts_after=np.bincount(new, minlength=K).tolist(),
+        counts_before=tuple(np.bincount(old, minlength=K).tolist()),
+        counts_after=tuple(np.bincount(new, minlength=K).tolist()),
         confidence_before=float(before.max(1).mean()),
         confidence_after=float(after.max(1).mean()),
     )
+
+
+class DomainErrors(Entry, frozen=True, kw_only=True):
+    """The domain error of a feature, from 0 to 50: on the images of the source and on those of the target."""
+
+    source: Annotated[float, Meta(ge=0, le=50)]
+    target: Annotated[float, Meta(ge=0, le=50)]
 
 
 def domain_error(score_batches: Iterable[npt.ArrayLike]) -> float:

@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from acclimate.bench import figures, tables
-from acclimate.bench.records import METRICS, Record, Results
+from acclimate.bench.records import METRICS, BenchRecord, Results
 from acclimate.methods.registry import BASELINE
 from acclimate.report.charts import ticks
 from acclimate.report.page import Report, render, written
 from acclimate.report.words import Section
 
 
-def write_bench(records: Sequence[Record], out: Path) -> Report:
+def write_bench(records: Sequence[BenchRecord], out: Path) -> Report:
     """Write the report of benches: their tables, every run as a dot, and the differences to source-only.
 
     Args:
@@ -67,7 +67,7 @@ def _strip(name: str, values: npt.NDArray[np.float64], scale: list[float]) -> Se
 
 def _gains(results: Results, metric: str) -> Section | None:
     """What each row adds to source-only, in points, with an interval of 95 %."""
-    base = next((name for name, record in results.rows.items() if record["method"] == BASELINE), None)
+    base = next((name for name, record in results.rows.items() if record.method == BASELINE), None)
     others = {name: results.percent(name, metric) for name in results.rows if name != base}
     if base is None or not others:
         return None

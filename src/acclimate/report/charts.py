@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from acclimate.report.run import Run
 from acclimate.report.words import Section, number
+from acclimate.runs.files import Metrics
+from acclimate.runs.masks import mask_figures
 
 MOST_CLASSES = 20  # of a confusion matrix
 
@@ -75,28 +77,31 @@ WIDTH, HEIGHT = 320, 160  # of a curve's chart
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 24  # its margins
 
 
-def curves(metrics: list[dict[str, Any]]) -> list[Section]:
-    """A chart for each term of the objectives, and one for the learning rate."""
-    names = dict.fromkeys(name for row in metrics for name in row if name not in ("step", "stage", "lr"))
-    return [_curve(metrics, name) for name in [*names, *(["lr"] if metrics else [])]]
+def curves(metrics: Sequence[Metrics]) -> list[Section]:
+    """A chart for each term of the objectives and each figure of the masks, and one for the learning rate."""
+    points: dict[str, list[tuple[int, float]]] = {}
+    for line, figures in zip(metrics, mask_figures([line.masks for line in metrics]), strict=True):
+        for name, value in {**line.terms, **figures}.items():
+            points.setdefault(name, []).append((line.step, value))
+    if metrics:
+        points["learning rate"] = [(line.step, line.lr) for line in metrics]
+    begins = [(a.step, b.stage) for a, b in pairwise(metrics) if a.stage != b.stage]
+    return [_curve(name, of_it, begins, metrics[-1].step) for name, of_it in points.items()]
 
 
-def _curve(metrics: list[dict[str, Any]], name: str) -> Section:
-    rows = [row for row in metrics if name in row]
-    steps = np.array([row["step"] for row in rows], dtype=np.float64)
-    values = np.array([row[name] for row in rows], dtype=np.float64)
-    last = float(metrics[-1]["step"])
+def _curve(name: str, points: list[tuple[int, float]], begins: list[tuple[int, str]], last: int) -> Section:
+    """The chart of the points (step, value), up to the last step; `begins` is where stages begin, and their names."""
+    steps, values = np.array(points, dtype=np.float64).T
     y_ticks = ticks(min(float(values.min()), 0.0), float(values.max()))
     low, high = y_ticks[0], y_ticks[-1]
     x = LEFT + (WIDTH - LEFT - RIGHT) * steps / last
     smooth = smoothed(values)
-    begins = [(a["step"], b["stage"]) for a, b in pairwise(metrics) if a["stage"] != b["stage"]]
 
     def height(v: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (v - low) / (high - low)
 
     return {
-        "name": "learning rate" if name == "lr" else name,
+        "name": name,
         "last": float(values[-1]),
         "first": float(values[0]),
         "raw": svg_path(x, height(values)),

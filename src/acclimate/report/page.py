@@ -20,7 +20,6 @@ from acclimate.report.charts import confusion, confusions, curves, per_class
 from acclimate.report.exhibits import exhibits
 from acclimate.report.run import Run, read_data
 from acclimate.report.words import answer, made, number, percent, points, shown, trust
-from acclimate.runs import masks
 
 
 class Report(NamedTuple):
@@ -55,8 +54,8 @@ def write(run: Path, out: Path | None = None, *, track: Track = silent) -> Repor
         per_class=per_class(finished),
         confusion=confusion(finished),
         confusions=confusions(finished),
-        curves=curves(masks.mask_figures(finished.metrics)),
-        domain_error=finished.record["domain_error"],
+        curves=curves(finished.metrics),
+        domain_error=finished.record.domain_error,
         **exhibits(finished, data, left_out, track),
         made=made(finished),
         left_out=left_out,

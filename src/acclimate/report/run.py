@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +17,8 @@ from acclimate.evaluation.answers import Answers, read_answers
 from acclimate.evaluation.scores import Probabilities, Scores, confusion
 from acclimate.methods import registry
 from acclimate.methods.registry import BASELINE
-from acclimate.runs.files import MetricsLog, read_probabilities
+from acclimate.runs.files import Metrics, MetricsLog, read_predictions, read_skipped
+from acclimate.runs.record import DomainData, RunRecord, read_record
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +36,11 @@ class Run:
     """
 
     folder: Path
-    record: dict[str, Any]
+    record: RunRecord
     names: tuple[str, ...]
     after: Probabilities
     before: Probabilities | None
-    metrics: list[dict[str, Any]]
+    metrics: list[Metrics]
     skipped: list[tuple[str, str]]
 
     @classmethod
@@ -52,27 +50,19 @@ class Run:
         Raises:
             DataError: It holds no finished run, or a damaged one.
         """
-        try:
-            record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
-            compared = record["settings"]["method"] != BASELINE and record.get("compare")
-            return cls(
-                folder,
-                record,
-                tuple(row[0] for row in rows(folder / "predictions.csv")),
-                read_probabilities(folder / "predictions.csv"),
-                read_probabilities(folder / BASELINE / "predictions.csv") if compared else None,
-                MetricsLog(folder / "metrics.jsonl").read(),
-                [(row[0], row[1]) for row in rows(folder / "skipped.csv")],
-            )
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(f"{folder} holds no finished run: name the folder that a fit wrote with --out.") from error
-        except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-            raise DataError(f"The run in {folder} is damaged: make it again with --overwrite.") from error
+        record = read_record(folder / "record.json")
+        size = (record.data.target.items, len(record.model.classes))
+        names, _, after = read_predictions(folder / "predictions.csv", *size)
+        before = None
+        if record.compare is not None:
+            before = read_predictions(folder / BASELINE / "predictions.csv", *size).probabilities
+        metrics = MetricsLog(folder / "metrics.jsonl").read()
+        return cls(folder, record, names, after, before, metrics, read_skipped(folder / "skipped.csv"))
 
     @property
     def method(self) -> str:
         """The method's name."""
-        return str(self.record["settings"]["method"])
+        return self.record.model.method
 
     @property
     def paper(self) -> str:
@@ -82,7 +72,7 @@ class Run:
     @cached_property
     def domains(self) -> tuple[str, str]:
         """Short names of the source and the target."""
-        origins = (PurePath(self.record["data"][side]["origin"]) for side in ("source", "target"))
+        origins = (PurePath(side.origin) for side in (self.record.data.source, self.record.data.target))
         source, target = (
             origin.stem if origin.suffix in (".csv", ".txt", ".npz") else origin.name for origin in origins
         )
@@ -91,7 +81,7 @@ class Run:
     @property
     def classes(self) -> list[str]:
         """K names."""
-        return list(self.record["model"]["classes"])
+        return list(self.record.model.classes)
 
     @cached_property
     def predicted(self) -> Indices:
@@ -118,27 +108,18 @@ class Run:
     @property
     def tested(self) -> bool:
         """Whether it was measured on images that are not the target's."""
-        return self.record["data"].get("test") is not None
+        return self.record.data.test is not None
 
     @cached_property
     def scores(self) -> Scores | None:
         """The comparison with the target's labels, if it has any."""
-        scores = self.record["scores"]
-        return Scores.from_dict(scores) if scores else None
+        return Scores.of(self.record.scores) if self.record.scores is not None else None
 
     @cached_property
     def scores_before(self) -> Scores | None:
         """The same of source-only."""
-        compare = self.record.get("compare") or {}
-        return Scores.from_dict(compare["scores"]) if compare.get("scores") else None
-
-
-def rows(path: Path) -> Iterator[list[str]]:
-    """The rows of a CSV that a run wrote, below its heading."""
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = csv.reader(file)
-        next(rows)
-        yield from rows
+        compare = self.record.compare
+        return Scores.of(compare.scores) if compare is not None and compare.scores is not None else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,14 +148,14 @@ def read_data(run: Run, left_out: list[str]) -> Data | None:
     An image is known by its name, wherever it stands among the others now. The rows of an array have no names, so all
     of them must be what they were.
     """
-    settings = run.record["settings"]
+    settings = run.record.settings
     try:
         source = read_source(_place(run, settings["source"]))
         target, sealed = read_sealed(_place(run, settings["target"]))
         if tuple(source.classes) != tuple(run.classes):
             raise DataError(f"{settings['source']} has changed since the run: it has other classes.")
-        domains = {"source": source.domain, "target": target}
-        changed = [side for side, domain in domains.items() if _has_changed(run, side, domain)]
+        noted = {"source": (source.domain, run.record.data.source), "target": (target, run.record.data.target)}
+        changed = [side for side, (domain, then) in noted.items() if _has_changed(domain, then, run.skipped)]
         kept = _positions(run.names, target.names)
         if kept is None or (target.kind != "files" and "target" in changed):
             raise DataError(f"{settings['target']} has changed since the run: not all of the run's items are there.")
@@ -198,18 +179,18 @@ def read_data(run: Run, left_out: list[str]) -> Data | None:
     return Data(source, target.select(kept), answers.labels if answers is not None else None)
 
 
-def _has_changed(run: Run, side: str, domain: Domain) -> bool:
-    """Whether a domain, without what the run left out, is not what the run read, or lies elsewhere."""
-    noted = run.record["data"][side]
-    skipped = {name for name, _ in run.skipped}
-    kept = [i for i, name in enumerate(domain.names) if f"{noted['origin']}: {name}" not in skipped]
-    return bool(domain.select(kept).fingerprint() != noted["fingerprint"])
+def _has_changed(domain: Domain, noted: DomainData, skipped: Sequence[tuple[str, str]]) -> bool:
+    """Whether a domain, without what the run left out, is not what the run noted, or lies elsewhere."""
+    left_out = {name for name, _ in skipped}
+    kept = [i for i, name in enumerate(domain.names) if f"{noted.origin}: {name}" not in left_out]
+    return bool(domain.select(kept).fingerprint() != noted.fingerprint)
 
 
 def _gave(run: Run, answers: Answers, scores: Scores) -> bool:
     """Whether these labels give the run's scores, with the classes that it wrote beside its rounded probabilities."""
     position = {name: k for k, name in enumerate(run.classes)}
-    predicted = np.array([position.get(row[1], -1) for row in rows(run.folder / "predictions.csv")], dtype=np.int64)
+    written = read_predictions(run.folder / "predictions.csv", len(run.names), len(run.classes))
+    predicted = np.array([position.get(name, -1) for name in written.predicted], dtype=np.int64)
     return bool((predicted >= 0).all()) and np.array_equal(
         confusion(predicted, answers, len(run.classes)), scores.confusion
     )
@@ -217,7 +198,7 @@ def _gave(run: Run, answers: Answers, scores: Scores) -> bool:
 
 def _place(run: Run, path: str) -> Path:
     """Where a path of the settings leads from the folder that the run was started in, or else from this one."""
-    place = Path(run.record["data"].get("paths_start_from", ""), path)
+    place = Path(run.record.data.paths_start_from, path)
     return place if place.exists() or place.parent.is_file() else Path(path)  # a part of an .npz lies below a file
 
 

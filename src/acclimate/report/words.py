@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
+from msgspec import structs
 
 from acclimate.evaluation import scores as analysis
 from acclimate.report.run import Data, Run
@@ -119,19 +120,21 @@ def _unsure(run: Run) -> str:
 
 def made(run: Run) -> Section:
     """How the run was made."""
-    record = run.record
-    settings = dict(record["settings"])
+    record, data = run.record, run.record.data
+    settings = dict(record.settings)
     for name in ("options", "source", "target", "test", "method", "checkpoint_seconds"):
         settings.pop(name, None)
+    machine = structs.asdict(record.environment)
+    libraries = machine.pop("libraries")
     return {
-        "command": [shlex.quote(part) for part in ("acclimate", *record["command"])],
+        "command": [shlex.quote(part) for part in ("acclimate", *record.command)],
         "settings": {name: value for name, value in settings.items() if value is not None},
-        "options": record["settings"]["options"],
-        "model": {name: record["model"][name] for name in ("backbone", "tune", "bottleneck", "bf16")},
-        "data": {side: record["data"][side] for side in ("source", "target", "test") if record["data"].get(side)},
-        "environment": {"acclimate": record["acclimate"], **record["environment"]},
-        "seconds": record["seconds"],
-        "selection": record["selection"],
+        "options": record.settings["options"],
+        "model": {name: getattr(record.model, name) for name in ("backbone", "tune", "bottleneck", "bf16")},
+        "data": {"source": data.source, "target": data.target, **({"test": data.test} if data.test else {})},
+        "environment": {"acclimate": record.acclimate, **machine, **libraries},
+        "seconds": structs.asdict(record.seconds),
+        "selection": record.selection,
         "skipped": run.skipped[:MOST_SKIPPED],
         "more_skipped": max(len(run.skipped) - MOST_SKIPPED, 0),
     }

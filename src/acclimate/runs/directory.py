@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -11,13 +10,23 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from acclimate import schema
 from acclimate.errors import DataError
 from acclimate.files import leftovers, write_json
 from acclimate.methods.registry import BASELINE
-from acclimate.runs.files import RUN_FILES
+from acclimate.runs.files import MAKE_AGAIN, RUN_FILES
+from acclimate.runs.record import RunRecord, read_record
 from acclimate.runs.trackers import FOLDERS
-from acclimate.settings import SETTINGS
+from acclimate.schema import Entry
+from acclimate.settings import SETTINGS, check_recorded
 from acclimate.training import Checkpoint
+
+
+class Begun(Entry, frozen=True, kw_only=True):
+    """The content of checkpoint/run.json, by which an unfinished run is known: as in `RunRecord`."""
+
+    identity: str
+    settings: dict[str, Any]
 
 
 class RunDirectory:
@@ -39,13 +48,18 @@ class RunDirectory:
         """Where training saves its state."""
         return self.path / "checkpoint" / "last.safetensors"
 
-    def finished(self) -> dict[str, Any] | None:
+    def finished(self) -> RunRecord | None:
         """The record, if the run is finished.
 
         Raises:
-            DataError: The folder holds another run.
+            DataError: The folder holds another run, or the record is damaged.
         """
-        return self._own("record.json")
+        path = self.path / "record.json"
+        if not path.exists():
+            return None
+        record = read_record(path)
+        self._check_same(record)
+        return record
 
     def checkpoint(self) -> Checkpoint | None:
         """The checkpoint to go on from, if there is one.
@@ -53,7 +67,14 @@ class RunDirectory:
         Raises:
             DataError: The folder holds another run, or the checkpoint is damaged.
         """
-        if self._own("checkpoint/run.json") is None or not self.checkpoint_file.exists():
+        path = self.path / "checkpoint" / "run.json"
+        if not path.exists():
+            return None
+        with schema.told(path, MAKE_AGAIN):
+            begun = schema.decode(path.read_bytes(), Begun)
+            check_recorded(begun.settings, needed=())
+        self._check_same(begun)
+        if not self.checkpoint_file.exists():
             return None
         try:
             return Checkpoint.load(self.checkpoint_file)
@@ -66,10 +87,10 @@ class RunDirectory:
         Raises:
             DataError: It cannot be written to.
         """
-        note = {"identity": self.identity, "settings": self.settings}
+        begun = Begun(identity=self.identity, settings=dict(self.settings))
         try:
             (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
-            write_json(self.path / "checkpoint" / "run.json", note)
+            write_json(self.path / "checkpoint" / "run.json", schema.as_json(begun))
         except OSError as error:
             raise DataError(
                 f"The folder {self.path} cannot be written to ({error.strerror}): name another with --out."
@@ -83,12 +104,11 @@ class RunDirectory:
         for half in half_written:
             half.unlink(missing_ok=True)
 
-    def _own(self, name: str) -> dict[str, Any] | None:
-        """What this run noted of itself in a file; None where there is none."""
-        note = _noted(self.path / name)
-        if note is None or note["identity"] == self.identity:
-            return note
-        before, now = comparable(note["settings"]), comparable(self.settings)
+    def _check_same(self, found: RunRecord | Begun) -> None:
+        """Refuse to go on with what another run noted of itself."""
+        if found.identity == self.identity:
+            return
+        before, now = comparable(found.settings), comparable(self.settings)
         changed = [name for name in now if before.get(name) != now[name]]
         other = f"other settings ({', '.join(changed)})" if changed else "other data or of another version"
         raise DataError(f"{self.path} holds a run with {other}: name another --out, or use --overwrite to delete it.")
@@ -133,17 +153,16 @@ def delete_run(out: Path) -> None:
             shutil.rmtree(out / name, ignore_errors=True)
 
 
-def _noted(path: Path) -> dict[str, Any] | None:
-    """What a run noted of itself in this file; None where there is no file, or one that is not a run's."""
-    try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return note if isinstance(note, dict) and {"identity", "settings"} <= note.keys() else None
-
-
 def _is_run(out: Path) -> bool:
-    return any(_noted(out / name) is not None for name in ("record.json", "checkpoint/run.json"))
+    """Whether a run noted itself in a folder; a note that is damaged or of another version counts, to be deleted."""
+    for name in ("record.json", "checkpoint/run.json"):
+        try:
+            content = (out / name).read_bytes()
+        except OSError:
+            continue
+        if b'"identity"' in content and b'"settings"' in content:
+            return True
+    return False
 
 
 def _untouched(folder: Path) -> bool:

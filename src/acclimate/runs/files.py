@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from acclimate import schema
+from acclimate.errors import DataError
 from acclimate.files import json_line, replacing_text, write_jsonl
+from acclimate.runs.masks import PackedMask
+from acclimate.schema import Entry, Positive, UnreadableError
 
 if TYPE_CHECKING:
     from acclimate.evaluation.scores import Probabilities
 
+MAKE_AGAIN = "make the run again, with --overwrite or in a new folder"  # what to do about a file that is damaged
 
 RUN_FILES = {
     "predictions.csv": "the target's images: class, confidence, probabilities",
@@ -47,17 +52,59 @@ def write_predictions(path: Path, names: Sequence[str], probabilities: Probabili
     )
 
 
-def read_probabilities(path: Path) -> Probabilities:
-    """The probabilities (N, K) in a file that `write_predictions` wrote."""
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = csv.reader(file)
-        next(rows)
-        return np.array([[float(p) for p in row[3:]] for row in rows], dtype=np.float64)
+class Predictions(NamedTuple):
+    """What `write_predictions` wrote of N items: their names, the names of the predicted classes, and (N, K)."""
+
+    names: tuple[str, ...]
+    predicted: tuple[str, ...]
+    probabilities: Probabilities
+
+
+def read_predictions(path: Path, items: int, classes: int) -> Predictions:
+    """Read what `write_predictions` wrote of so many items and classes.
+
+    Raises:
+        DataError: The file is not there or is damaged.
+    """
+    with _whole(path):
+        rows = _read_csv(path)
+        probabilities = np.array([[float(p) for p in row[3:]] for row in rows], dtype=np.float64)
+        if probabilities.shape != (items, classes) or not np.isfinite(probabilities).all():
+            raise ValueError(f"there are not {items} rows of {classes} numbers")
+        return Predictions(tuple(row[0] for row in rows), tuple(row[1] for row in rows), probabilities)
 
 
 def write_skipped(path: Path, rows: Iterable[tuple[str, str]]) -> None:
     """Write a CSV of the images that could not be used: path, reason."""
     _write_csv(path, ["path", "reason"], rows)
+
+
+def read_skipped(path: Path) -> list[tuple[str, str]]:
+    """Read what `write_skipped` wrote.
+
+    Raises:
+        DataError: The file is not there or is damaged.
+    """
+    with _whole(path):
+        return [(name, reason) for name, reason in _read_csv(path)]
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Tell of a table that is not as it was written."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: {MAKE_AGAIN}.") from error
+    except (ValueError, IndexError, csv.Error) as error:
+        raise DataError(f"{path} is damaged or was altered: {MAKE_AGAIN}.") from error
+
+
+def _read_csv(path: Path) -> list[list[str]]:
+    """The rows of a table below its heading."""
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        _, *rows = csv.reader(file)
+        return rows
 
 
 def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -69,33 +116,76 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
         writer.writerows(rows)
 
 
+class Metrics(Entry, frozen=True, kw_only=True):
+    """A line of metrics.jsonl: what a step of the training was like.
+
+    Attributes:
+        step: Steps done, over all stages.
+        stage: The stage's name.
+        lr: Learning rate of new layers.
+        terms: The objectives' terms, by name.
+        masks: What the method's masks mark, by name.
+    """
+
+    step: Positive
+    stage: str
+    lr: float
+    terms: dict[str, float]
+    masks: dict[str, PackedMask]
+
+
 class MetricsLog:
     """A file of one JSON object a line, which grows while a run trains.
 
     Args:
         path: The file; it need not exist.
-        keep_until: For a run that resumes at this step: drop the lines of later steps, and a line half written. A run
-            that starts anew gives -1.
+        keep_until: For a run that resumes at this step: drop the lines of later steps, and what a kill or a crash left
+            unreadable behind the others. A run that starts anew gives -1.
+
+    Raises:
+        DataError: A line that the run would keep is damaged.
     """
 
     def __init__(self, path: Path, keep_until: int | None = None) -> None:
         self.path = path
         if keep_until is not None:
-            kept = [row for row in self.read() if row["step"] <= keep_until]
-            write_jsonl(path, kept)
+            lines = self._lines()
+            while lines and not _is_up_to(keep_until, lines[-1]):
+                lines.pop()
+            write_jsonl(path, map(schema.as_json, self._decoded(lines)))
 
-    def append(self, step: int, values: Mapping[str, object]) -> None:
-        """Add the values of a step.
+    def append(self, line: Metrics) -> None:
+        """Add a line.
 
         Raises:
             ValueError: A value is NaN or infinite.
         """
         with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(json_line({"step": step, **values}))
+            file.write(json_line(schema.as_json(line)))
 
-    def read(self) -> list[dict[str, Any]]:
-        """All complete lines; none when there is no file."""
-        if not self.path.exists():
-            return []
-        lines = self.path.read_bytes().split(b"\n")
-        return [json.loads(line) for line in lines[:-1]]  # behind the last line end is nothing, or half a line
+    def read(self) -> list[Metrics]:
+        """All complete lines; none when there is no file.
+
+        Raises:
+            DataError: A line is damaged.
+        """
+        return self._decoded(self._lines())
+
+    def _lines(self) -> list[bytes]:
+        """The complete lines: behind the last line end is nothing, or half a line."""
+        return self.path.read_bytes().split(b"\n")[:-1] if self.path.exists() else []
+
+    def _decoded(self, lines: Sequence[bytes]) -> list[Metrics]:
+        decoded = []
+        for number, line in enumerate(lines, 1):
+            with schema.told(f"Line {number} of {self.path}", f"delete that line, or {MAKE_AGAIN}"):
+                decoded.append(schema.decode(line, Metrics))
+        return decoded
+
+
+def _is_up_to(step: int, line: bytes) -> bool:
+    """Whether a line can be read, and is of this step or an earlier one."""
+    try:
+        return schema.decode(line, Metrics).step <= step
+    except UnreadableError:
+        return False

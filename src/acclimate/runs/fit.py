@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+from msgspec import structs
 
 import acclimate
 from acclimate.evaluation.predict import domain_errors, predict
 from acclimate.evaluation.scores import Scores, score
-from acclimate.files import write_json
 from acclimate.machine import pick_device, random_state_kept
 from acclimate.methods.base import Method
 from acclimate.methods.registry import BASELINE
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs.directory import RunDirectory, check_folder, comparable, delete_run
-from acclimate.runs.files import MetricsLog, write_predictions, write_skipped
+from acclimate.runs.files import Metrics, MetricsLog, write_predictions, write_skipped
 from acclimate.runs.masks import pack_masks
 from acclimate.runs.prepare import Prepared, prepare
-from acclimate.runs.record import compared, data_json, environment_json, terms_summary
+from acclimate.runs.record import RunRecord, Seconds, compared, data_of, environment, terms_summary, write_record
 from acclimate.runs.task import Task, identity, read_task
 from acclimate.runs.trackers import Tracker, check_tracker, tracking
 from acclimate.settings import Settings
@@ -35,7 +35,7 @@ def fit(
     command: Sequence[str] = (),
     compare: bool = False,
     overwrite: bool = False,
-) -> dict[str, Any]:
+) -> RunRecord:
     """Adapt a classifier, and write a run directory.
 
     The same call goes on where an interrupted one stopped, and repeats nothing that is finished.
@@ -78,7 +78,7 @@ def run(
     command: Sequence[str] = (),
     anew: bool = False,
     delete: Sequence[Path] = (),
-) -> dict[str, Any]:
+) -> RunRecord:
     """Train one method and write its run directory; go on where an interrupted run stopped.
 
     Args:
@@ -117,34 +117,35 @@ def run(
         ready.model.method, ready.pair.source, ready.target, device=ready.model.device, track=screen.track
     )
     watch.lap("evaluation")
-    record = {
-        "acclimate": acclimate.__version__,
-        "identity": folder.identity,
-        "command": list(command),
-        "settings": settings.as_dict(),
-        "model": asdict(ready.model.setup),
-        "data": data_json(task),
-        "environment": environment_json(ready.model.device),
-        "steps": settings.recipe.steps,
-        "resumed_at": checkpoint.step if checkpoint else None,
-        "terms": terms_summary(log),
-        "scores": scores.as_dict() if scores is not None else None,
-        "selection": "last step",
-        "domain_error": errors,
-        "seconds": watch.laps,
-    }
-    write_json(out / "record.json", record)
+    record = RunRecord(
+        acclimate=acclimate.__version__,
+        identity=folder.identity,
+        command=tuple(command),
+        settings=settings.as_dict(),
+        model=ready.model.setup,
+        data=data_of(task),
+        environment=environment(ready.model.device),
+        steps=settings.recipe.steps,
+        resumed_at=checkpoint.step if checkpoint else None,
+        terms=terms_summary(log),
+        scores=scores.record() if scores is not None else None,
+        compare=None,
+        selection="last step",
+        domain_error=errors,
+        seconds=Seconds(**watch.laps),
+    )
+    write_record(out / "record.json", record)
     folder.tidy()
     return record
 
 
-def _with_comparison(record: dict[str, Any], out: Path) -> dict[str, Any]:
+def _with_comparison(record: RunRecord, out: Path) -> RunRecord:
     """The record of a run with what it changed against the baseline; it is written if that is new."""
     change = compared(out)
-    if record.get("compare") == change:
+    if record.compare == change:
         return record
-    completed = {**record, "compare": change}
-    write_json(out / "record.json", completed)
+    completed = structs.replace(record, compare=change)
+    write_record(out / "record.json", completed)
     return completed
 
 
@@ -175,10 +176,9 @@ def _train(
 
 def _log(step: Step, method: Method, log: MetricsLog, tracker: Tracker) -> None:
     """Note a step's values, and what the method's masks mark."""
-    values = {"lr": step.lr, **step.values()}
-    masks = pack_masks(method.masks())
-    log.append(step.step, {"stage": step.stage, **values, **({"masks": masks} if masks else {})})
-    tracker.log(step.step, values)
+    terms = step.values()
+    log.append(Metrics(step=step.step, stage=step.stage, lr=step.lr, terms=terms, masks=pack_masks(method.masks())))
+    tracker.log(step.step, {"lr": step.lr, **terms})
 
 
 def _write_results(ready: Prepared, task: Task, out: Path, screen: Listener) -> Scores | None:

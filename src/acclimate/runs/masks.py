@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
+from msgspec import Meta
+
+from acclimate.schema import Entry, Positive
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -61,37 +66,60 @@ def compare_masks(masks: Mapping[str, Tensor]) -> tuple[list[Mask], list[Overlap
     return described, overlaps
 
 
-def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Masks as text that a log can hold: of each the length d of a row, and its rows in hexadecimal."""
+class PackedMask(Entry, frozen=True, kw_only=True):
+    """A mask as text that a log can hold.
+
+    Attributes:
+        width: The length d of a row.
+        rows: Each row's bits in hexadecimal, filled up to whole bytes.
+    """
+
+    width: Positive
+    rows: Annotated[tuple[str, ...], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Refuse rows that are not of this width, which is what an altered file has."""
+        if any(len(bytes.fromhex(row)) != (self.width + 7) // 8 for row in self.rows):
+            raise ValueError("the rows are not as long as the width says")
+
+    def unpacked(self) -> npt.NDArray[np.bool_]:
+        """The mask, (rows, d)."""
+        bits = np.frombuffer(bytes.fromhex("".join(self.rows)), np.uint8).reshape(len(self.rows), -1)
+        return np.unpackbits(bits, axis=1, count=self.width).astype(bool)
+
+
+def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, PackedMask]:
+    """Masks, bool (rows, d), as text that a log can hold."""
     return {
-        name: {"width": M.shape[1], "rows": [row.tobytes().hex() for row in np.packbits(M.cpu().numpy(), axis=1)]}
+        name: PackedMask(
+            width=M.shape[1], rows=tuple(row.tobytes().hex() for row in np.packbits(M.cpu().numpy(), axis=1))
+        )
         for name, M in masks.items()
     }
 
 
-def mask_figures(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl with what their packed masks say in place of these, in per cent.
+def mask_figures(logged: Sequence[Mapping[str, PackedMask]]) -> list[dict[str, float]]:
+    """What the masks of logged steps say, in per cent.
 
-    Of each mask: the channels that its rows mark, on average; those that are marked now or were in the line before and
+    Of each mask: the channels that its rows mark, on average; those that are marked now or were in the step before and
     are so in both (how stable it is); and of several rows, the same share between two of them, on average over the
     pairs (how much the classes' masks overlap).
     """
-    lines = []
+    steps = []
     before: dict[str, npt.NDArray[np.bool_]] = {}
-    for row in metrics:
-        figures = {name: value for name, value in row.items() if name != "masks"}
-        for name, packed in row.get("masks", {}).items():
-            bits = np.frombuffer(bytes.fromhex("".join(packed["rows"])), np.uint8).reshape(len(packed["rows"]), -1)
-            M = np.unpackbits(bits, axis=1, count=packed["width"]).astype(bool)  # (rows, d)
+    for masks in logged:
+        figures = {}
+        for name, packed in masks.items():
+            M = packed.unpacked()
             figures[f"{name} mask: channels, %"] = 100 * float(M.mean())
-            if name in before:
+            if name in before and before[name].shape == M.shape:
                 figures[f"{name} mask: kept, %"] = _shared(M, before[name])
             if len(M) > 1:
                 i, j = np.triu_indices(len(M), 1)
                 figures[f"{name} masks: shared, %"] = _shared(M[i], M[j])
             before[name] = M
-        lines.append(figures)
-    return lines
+        steps.append(figures)
+    return steps
 
 
 def _shared(a: npt.NDArray[np.bool_], b: npt.NDArray[np.bool_]) -> float:

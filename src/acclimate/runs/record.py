@@ -2,72 +2,256 @@
 
 from __future__ import annotations
 
-import json
 import platform
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from acclimate.evaluation.scores import changes
+from acclimate import schema
+from acclimate.errors import DataError
+from acclimate.evaluation.scores import Changes, DomainErrors, ScoresRecord, changes
+from acclimate.files import write_json
 from acclimate.methods.registry import BASELINE
-from acclimate.runs.files import MetricsLog, read_probabilities
-from acclimate.runs.task import Task
+from acclimate.model import ModelSpec
+from acclimate.runs.files import MAKE_AGAIN, MetricsLog, read_predictions
+from acclimate.schema import Count, Entry, Positive
+from acclimate.settings import check_recorded
+
+if TYPE_CHECKING:
+    from acclimate.runs.task import Task
+
+SCHEMA = 1
 
 
-def compared(out: Path) -> dict[str, Any]:
-    """What the method changed against the baseline whose run lies in the same folder."""
-    before = json.loads((out / BASELINE / "record.json").read_text(encoding="utf-8"))
-    change = changes(
-        read_probabilities(out / BASELINE / "predictions.csv"), read_probabilities(out / "predictions.csv")
+class DomainData(Entry, frozen=True, kw_only=True):
+    """What a domain was.
+
+    Attributes:
+        origin: Where from, as the command named it.
+        items: How many could be read.
+        fingerprint: Of the items, in their order.
+    """
+
+    origin: str
+    items: Positive
+    fingerprint: str
+
+
+class SourceData(DomainData, frozen=True, kw_only=True):
+    """What the source was: a domain, and how many of its items are of each class."""
+
+    classes: dict[str, Count]
+
+
+class TargetData(DomainData, frozen=True, kw_only=True):
+    """What the target was: a domain, and whether its labels measured the result."""
+
+    labelled: bool
+
+
+class Data(Entry, frozen=True, kw_only=True):
+    """What the data were.
+
+    Attributes:
+        paths_start_from: The folder that relative paths start from.
+        source: The labelled domain.
+        target: The unlabelled domain.
+        test: The images that were measured on, where they are not the target's.
+        skipped: How many images could not be read.
+    """
+
+    paths_start_from: str
+    source: SourceData
+    target: TargetData
+    test: DomainData | None
+    skipped: Count
+
+
+class Environment(Entry, frozen=True, kw_only=True):
+    """The machine and the versions that a run was made with.
+
+    Attributes:
+        python: Its version.
+        platform: The operating system and the architecture.
+        device: The name of the processor or the GPU.
+        threads: Of PyTorch.
+        libraries: Their versions, by their packages' names.
+    """
+
+    python: str
+    platform: str
+    device: str
+    threads: Positive
+    libraries: dict[str, str]
+
+
+class TermSummary(Entry, frozen=True, kw_only=True):
+    """First, last and mean value of a term over the logged steps."""
+
+    first: float
+    last: float
+    mean: float
+
+
+class Comparison(Entry, frozen=True, kw_only=True):
+    """What the method changed against the baseline that was trained on the same data with the same seed.
+
+    Attributes:
+        method: The baseline's name.
+        scores: The baseline's scores, where there are labels.
+        changes: How the predictions differ.
+    """
+
+    method: str
+    scores: ScoresRecord | None
+    changes: Changes
+
+
+class Seconds(Entry, frozen=True, kw_only=True):
+    """How long the parts of a run took since it last went on."""
+
+    features: float
+    training: float
+    evaluation: float
+
+
+class RunRecord(Entry, frozen=True, kw_only=True):
+    """The content of record.json: how a run was made, and its figures.
+
+    Attributes:
+        schema: The number of this form of the file.
+        acclimate: The version that made it.
+        identity: A hash of all that decides the result.
+        command: The command's arguments.
+        settings: As `Settings.as_dict` gives them.
+        model: What the model is built from, every "auto" decided.
+        data: What the data were.
+        environment: The machine and the versions.
+        steps: Steps of the training.
+        resumed_at: The step that it last went on from; None if it was made in one go.
+        terms: The objectives' terms, by name.
+        scores: The comparison with the labels; None without labels.
+        compare: The comparison with the baseline, if there was one.
+        selection: Which step's weights are the result.
+        domain_error: By the feature that a discriminator reads.
+        seconds: How long it took.
+    """
+
+    schema: int = SCHEMA
+    acclimate: str
+    identity: str
+    command: tuple[str, ...]
+    settings: dict[str, Any]
+    model: ModelSpec
+    data: Data
+    environment: Environment
+    steps: Positive
+    resumed_at: Positive | None
+    terms: dict[str, TermSummary]
+    scores: ScoresRecord | None
+    compare: Comparison | None
+    selection: str
+    domain_error: dict[str, DomainErrors]
+    seconds: Seconds
+
+    def __post_init__(self) -> None:
+        """Refuse figures of other classes than the model's, which is what an altered file has."""
+        classes, compare = self.model.classes, self.compare
+        for scores in (self.scores, compare.scores if compare is not None else None):
+            if scores is not None and tuple(score.name for score in scores.per_class) != classes:
+                raise ValueError("the classes of the scores are not those of the model")
+        if compare is not None:
+            counts = (compare.changes.counts_before, compare.changes.counts_after)
+            if any(len(of_classes) != len(classes) for of_classes in counts):
+                raise ValueError("the changes are not those of the model's classes")
+
+
+def read_record(path: Path, advice: str = MAKE_AGAIN) -> RunRecord:
+    """Read a record.json.
+
+    Args:
+        path: The file.
+        advice: What to do if it cannot be used, as a sentence ends.
+
+    Raises:
+        DataError: The file is not there, is of another schema, or is damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{path.parent} holds no finished run: name the folder that a fit wrote with --out.") from error
+    with schema.told(path, advice):
+        record = schema.decode(content, RunRecord, schema=SCHEMA)
+        check_recorded(record.settings, needed=("method", "options", "source", "target"))
+    return record
+
+
+def write_record(path: Path, record: RunRecord) -> None:
+    """Write a record.json, whole."""
+    write_json(path, schema.as_json(record))
+
+
+def compared(out: Path) -> Comparison:
+    """What the method changed against the baseline whose run lies in the same folder.
+
+    Raises:
+        DataError: A file of one of the runs is damaged.
+    """
+    records = [read_record(folder / "record.json") for folder in (out / BASELINE, out)]
+    before, after = (
+        read_predictions(folder / "predictions.csv", record.data.target.items, len(record.model.classes)).probabilities
+        for folder, record in zip((out / BASELINE, out), records, strict=True)
     )
-    compared: dict[str, Any] = {"method": BASELINE, "scores": before["scores"], "changes": change.as_dict()}
-    return compared
+    return Comparison(method=BASELINE, scores=records[0].scores, changes=changes(before, after))
 
 
-def data_json(task: Task) -> dict[str, Any]:
-    """What the data were: where from, how many, and their fingerprints."""
-    source, target = task.source, task.target
+def data_of(task: Task) -> Data:
+    """What the data of a task are."""
+    source, target, test = task.source, task.target, task.test
     counts = Counter(source.labels.tolist())
-    return {
-        "paths_start_from": str(Path.cwd()),
-        "source": {
-            "origin": source.domain.origin,
-            "items": len(source),
-            "classes": {name: counts[k] for k, name in enumerate(source.classes)},
-            "fingerprint": source.domain.fingerprint(),
-        },
-        "target": {
-            "origin": target.origin,
-            "items": len(target),
-            "labelled": task.answers is not None and task.test is None,
-            "fingerprint": target.fingerprint(),
-        },
-        "test": {"origin": task.test.origin, "items": len(task.test), "fingerprint": task.test.fingerprint()}
-        if task.test is not None
+    return Data(
+        paths_start_from=str(Path.cwd()),
+        source=SourceData(
+            origin=source.domain.origin,
+            items=len(source),
+            classes={name: counts[k] for k, name in enumerate(source.classes)},
+            fingerprint=source.domain.fingerprint(),
+        ),
+        target=TargetData(
+            origin=target.origin,
+            items=len(target),
+            labelled=task.answers is not None and test is None,
+            fingerprint=target.fingerprint(),
+        ),
+        test=DomainData(origin=test.origin, items=len(test), fingerprint=test.fingerprint())
+        if test is not None
         else None,
-        "skipped": len(task.skipped),
-    }
+        skipped=len(task.skipped),
+    )
 
 
-def environment_json(device: torch.device) -> dict[str, Any]:
-    """The machine and the versions that a run was made with."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,  # with the build, such as +cu130, which the package's metadata may lack
-        **{package: version(package) for package in ("timm", "numpy", "pillow", "scikit-learn")},
-    }
+def environment(device: torch.device) -> Environment:
+    """The machine and the versions that a run is made with."""
+    return Environment(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
+        threads=torch.get_num_threads(),
+        libraries={
+            "torch": torch.__version__,  # with the build, such as +cu130, which the package's metadata may lack
+            **{package: version(package) for package in ("timm", "numpy", "pillow", "scikit-learn")},
+        },
+    )
 
 
-def terms_summary(log: MetricsLog) -> dict[str, dict[str, float]]:
+def terms_summary(log: MetricsLog) -> dict[str, TermSummary]:
     """First, last and mean value of each term over the logged steps."""
-    rows = log.read()
-    names = dict.fromkeys(name for row in rows for name in row if name not in ("step", "stage", "lr", "masks"))
-    values = {name: [row[name] for row in rows if name in row] for name in names}
-    return {name: {"first": v[0], "last": v[-1], "mean": float(np.mean(v))} for name, v in values.items()}
+    values: dict[str, list[float]] = {}
+    for line in log.read():
+        for name, value in line.terms.items():
+            values.setdefault(name, []).append(value)
+    return {name: TermSummary(first=v[0], last=v[-1], mean=float(np.mean(v))) for name, v in values.items()}

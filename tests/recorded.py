@@ -1,0 +1,113 @@
+"""Records of runs and of benches, made up."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from acclimate.bench.records import BenchRecord, CellScores, Trained
+from acclimate.data.preprocess import Preprocess
+from acclimate.evaluation.scores import Changes, ClassScore, DomainErrors, Scores
+from acclimate.model import ModelSpec
+from acclimate.runs.record import (
+    Comparison,
+    Data,
+    DomainData,
+    Environment,
+    RunRecord,
+    Seconds,
+    SourceData,
+    TargetData,
+    TermSummary,
+)
+from acclimate.settings import Settings
+
+
+def run_record(classes: tuple[str, ...] = ("a", "b", "c")) -> RunRecord:
+    """A record that lacks nothing: compared with source-only, measured on test images, and resumed."""
+    K = len(classes)
+    settings = Settings("s", "t", test="u", options={"trade_off": 0.5}, weights="w.pth")
+    scores = Scores(classes, np.eye(K, dtype=np.int64) + 1, n_unknown=2).record()
+    return RunRecord(
+        acclimate="0.1.0",
+        identity="0" * 64,
+        command=("fit", "--source", "s"),
+        settings={**settings.as_dict(), "clip": 1.0},
+        model=ModelSpec(
+            method="wemnet",
+            options={"trade_off": 0.5},
+            classes=classes,
+            backbone="lenet",
+            vector=None,
+            tune="all",
+            bottleneck=256,
+            preprocess=Preprocess(28, 28, (0.5,), (0.5,), channels=1),
+            bf16=False,
+        ),
+        data=Data(
+            paths_start_from="/home",
+            source=SourceData(origin="s", items=9, fingerprint="f", classes=dict.fromkeys(classes, 3)),
+            target=TargetData(origin="t", items=8, fingerprint="g", labelled=False),
+            test=DomainData(origin="u", items=K * K + K, fingerprint="h"),
+            skipped=1,
+        ),
+        environment=Environment(python="3.11", platform="x", device="cpu", threads=1, libraries={"torch": "2.6"}),
+        steps=1500,
+        resumed_at=7,
+        terms={"classification": TermSummary(first=2.0, last=0.5, mean=1.0)},
+        scores=scores,
+        compare=Comparison(
+            method="source_only",
+            scores=scores,
+            changes=Changes(
+                n=8,
+                share_changed=0.25,
+                counts_before=(8,) + (0,) * (K - 1),
+                counts_after=(8,) + (0,) * (K - 1),
+                confidence_before=0.5,
+                confidence_after=0.75,
+            ),
+        ),
+        selection="last step",
+        domain_error={"f": DomainErrors(source=1.5, target=2.5)},
+        seconds=Seconds(features=1.0, training=2.0, evaluation=0.5),
+    )
+
+
+def per_class(counts: Mapping[str, tuple[int, int]]) -> tuple[ClassScore, ...]:
+    """The scores of classes of which so many images are right, of so many."""
+    return tuple(
+        ClassScore(name=name, count=count, correct=correct, accuracy=correct / count)
+        for name, (correct, count) in counts.items()
+    )
+
+
+def bench_record(row: str, task: str, seed: int, accuracy: float | None, **more: Any) -> BenchRecord:
+    """A record of a run on two classes, a with 3 images and b with 1; it is missing without an accuracy of both."""
+    source, target = task.split("-")
+    done = accuracy is not None
+    scores = None
+    if accuracy is not None:
+        of_classes = per_class({"a": (2, 3), "b": (0, 1)})
+        scores = CellScores(on="the target", accuracy=accuracy, mean_per_class=accuracy / 2, n=4, per_class=of_classes)
+    entries = {
+        "row": row,
+        "baselines": (),
+        "method": {"source-only": "source_only", "DANN": "dann"}.get(row, "wemnet"),
+        "options": {},
+        "benchmark": None,
+        "metrics": ("accuracy",),
+        "source": source,
+        "target": target,
+        "seed": seed,
+        "settings": {"steps": 10, "batch_size": 6},
+        "status": "done" if done else "missing",
+        "error": None,
+        "scores": scores,
+        "domain_error": {"f": DomainErrors(source=1.0, target=2.0)} if done else {},
+        "terms": {"classification": 0.5} if done else {},
+        "trained": Trained(backbone=None, tune="head", bf16=False, selection="last step", threads=1) if done else None,
+    }
+    return BenchRecord(**{**entries, **more})
