@@ -15,6 +15,7 @@ from acclimate.trust.consensus import (
     class_means,
     consensus,
     directions,
+    familiarity,
     largest,
     neighbours,
     sample,
@@ -191,6 +192,23 @@ def test_a_large_target_is_sampled_and_a_small_one_is_not() -> None:
     assert len(set(some.tolist())) == 100
     assert (np.diff(some) > 0).all()
     assert some.tolist() == sample(1000, 3, most=100).tolist() != sample(1000, 4, most=100).tolist()
+
+
+def test_familiarity_by_hand() -> None:
+    shares = np.array([[1.0, 0], [0.5, 0.5], [0.25, 0.75]])
+    S = np.array([[0, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0]])
+    v, one = shares.max(1), np.ones(3)
+    wanted = (0.5 * S @ v + 0.5 * v) / (0.5 * S @ one + 0.5 * one)
+    assert familiarity(shares, S, reach=0.5, rounds=1) == pytest.approx(wanted)
+
+
+def test_images_of_a_class_that_the_source_lacks_are_unfamiliar() -> None:
+    features, y = clouds(60, K=4)
+    rng = np.random.default_rng(0)
+    votes = np.where(y < 3, erring(y % 3, 5, 0.8), rng.integers(3, size=(5, 240)))
+    found = familiarity(ballots(votes, 3), neighbours(features))
+    assert ((found > 0) & (found <= 1)).all()
+    assert found[y == 3].max() < found[y < 3].min()
 
 
 # Class means

@@ -135,8 +135,8 @@ def test_the_interval_holds_the_estimate_and_lies_between_0_and_1(n: int, k: int
 
 
 @pytest.mark.parametrize("knows", [0, 3], ids=["certainty says nothing", "certainty says much"])
-@pytest.mark.parametrize("n", [20, 30, 100])
-@pytest.mark.parametrize("share", [0.3, 0.6, 0.8, 0.95, 0.99])
+@pytest.mark.parametrize("n", [20, 100])
+@pytest.mark.parametrize("share", [0.3, 0.8, 0.95, 0.99])
 def test_the_interval_covers_the_accuracy_in_93_of_100_draws(share: float, n: int, knows: float) -> None:
     N, rng = 1000, np.random.default_rng(7)
     certainty = rng.normal(size=N)
@@ -254,8 +254,8 @@ def test_what_labels_rule_out_goes_and_what_they_cannot_tell_apart_stays() -> No
 def test_the_best_of_five_is_seldom_ruled_out() -> None:
     rng, wrong = np.random.default_rng(0), 0
     shares = np.array([0.5, 0.5, 0.5, 0.48, 0.45])
-    for _ in range(200):
+    for _ in range(100):
         right = rng.random((5, 60)) < shares[:, None]
         found = Draw(np.arange(60), np.zeros(60, dtype=np.int64), np.array([10**6]))
         wrong += 0 not in choose(found, right, 10**6).left
-    assert wrong / 200 <= 0.05
+    assert wrong / 100 <= 0.05
