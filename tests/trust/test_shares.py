@@ -6,6 +6,7 @@ import pytest
 from scipy.special import softmax
 
 from acclimate.errors import DataError
+from acclimate.trust import shares
 from acclimate.trust.shares import bbse, calibrate, calibrated, mlls
 
 Floats = npt.NDArray[np.float64]
@@ -78,7 +79,8 @@ def test_shares_that_differ_are_found_and_better_than_by_counting(estimate: obje
 
 
 @pytest.mark.parametrize("estimate", [bbse, mlls])
-def test_the_seed_decides_the_intervals_and_nothing_else(estimate: object) -> None:
+def test_the_seed_decides_the_intervals_and_nothing_else(estimate: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "DRAWS", 20)
     assert callable(estimate)
     p_t, _ = domain(60, TARGET, 1)
     first, again, other = (estimate(*source(n=80), p_t, seed=seed) for seed in (1, 1, 2))
@@ -87,7 +89,8 @@ def test_the_seed_decides_the_intervals_and_nothing_else(estimate: object) -> No
     assert (first.low != other.low).any()
 
 
-def test_the_order_of_images_and_classes_does_not_matter_to_the_shares() -> None:
+def test_the_order_of_images_and_classes_does_not_matter_to_the_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shares, "DRAWS", 20)
     (p_s, y_s), (p_t, _) = source(n=100), domain(100, TARGET, 1)
     rng = np.random.default_rng(0)
     s, t, k = rng.permutation(100), rng.permutation(100), rng.permutation(4)

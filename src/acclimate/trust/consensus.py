@@ -207,9 +207,10 @@ def familiarity(shares: Floats, S: csr_array, reach: float = 0.9, rounds: int = 
     """How much the voters agree around an image, (N,), between 0 and 1: low where images look like no class.
 
     f = spread(v) / spread(1), with v_i = max_k shares_ik the share of the voters on the side of the majority: a mean of
-    v over the neighbourhood, weighted as spreading weighs. Classes that the source lacks are told from known ones by it
-    with an area under the ROC curve of 0.87 on average, where one image's v alone gives 0.78; but of 0.62 to 0.75
-    where the voters are mostly wrong on the known classes too, which cannot be told without labels.
+    v over the neighbourhood, weighted as spreading weighs. It tells classes that the source lacks from those that it
+    has: on PACS, with two of seven classes taken from the votes, with an area under the ROC curve of 0.87 on average,
+    where v alone gives 0.78. Where the voters are mostly wrong on the known classes too (photo to cartoon), it is 0.7:
+    then it cannot be told.
 
     Args:
         shares: (N, K) what `ballots` returned.
