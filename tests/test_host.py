@@ -88,7 +88,7 @@ def test_fit(kind: str, more: dict[str, Any], host: Callable[[], dict[str, Any]]
     before = host()
     record = fit(asked, str(tmp_path / "run"), compare=True)
     assert host() == before
-    assert record["command"] == []
+    assert record.command == ()
     fit(asked, tmp_path / "run")  # the finished one is read
     Model.load(tmp_path / "run").predict(read_target(asked.target))
     assert host() == before
@@ -150,7 +150,7 @@ def test_bench(host: Callable[[], dict[str, Any]], tmp_path: Path) -> None:
         bench(grid, tmp_path / "out", Impatient(), threads=2)
     assert host() == before
     records = bench(grid, tmp_path / "out", threads=2)
-    assert [record["trained"]["threads"] for record in records] == [2, 2]
+    assert [record.trained.threads for record in records] == [2, 2]
     assert host() == before
 
 

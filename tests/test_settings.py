@@ -20,8 +20,16 @@ from acclimate.bench.grid import Row, make_grid
 from acclimate.errors import OptionError
 from acclimate.estimator import AdaptiveClassifier
 from acclimate.methods import registry
-from acclimate.runs.directory import comparable
-from acclimate.settings import OF_A_ROW, OF_AN_ESTIMATOR, RECIPE, SETTINGS, Declared, Recipe, Settings
+from acclimate.settings import (
+    OF_A_ROW,
+    OF_AN_ESTIMATOR,
+    RECIPE,
+    SETTINGS,
+    Declared,
+    Recipe,
+    Settings,
+    comparable,
+)
 from tiny import refused, succeeds, vectors
 
 GROUP: Any = typer.main.get_command(command_line.app)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
@@ -401,6 +402,22 @@ OF_A_ROW: Mapping[str, Declared] = {name: one for name, one in SETTINGS.items() 
 
 OF_AN_ESTIMATOR: Mapping[str, Declared] = {name: one for name, one in SETTINGS.items() if one.setting.in_estimator}
 """The settings that are parameters of the estimator."""
+
+
+def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a result depends on, of those that `Settings.as_dict` gives; a path is the same however it is
+    written.
+    """
+    return {name: _resolved(name, value) for name, value in settings.items() if _changes_result(name)}
+
+
+def _resolved(name: str, value: Any) -> Any:
+    is_path = name in SETTINGS and SETTINGS[name].setting.is_path
+    return str(Path(value).resolve()) if is_path and value is not None else value
+
+
+def _changes_result(name: str) -> bool:
+    return name not in SETTINGS or SETTINGS[name].setting.changes_result
 
 
 def setting(name: str, among: Mapping[str, Declared] = SETTINGS, where: str = "A run") -> Declared:

@@ -18,7 +18,7 @@ from acclimate.runs.files import MAKE_AGAIN, RUN_FILES
 from acclimate.runs.record import RunRecord, read_record
 from acclimate.runs.trackers import FOLDERS
 from acclimate.schema import Entry
-from acclimate.settings import SETTINGS, check_recorded
+from acclimate.settings import check_recorded, comparable
 from acclimate.training import Checkpoint
 
 
@@ -112,19 +112,6 @@ class RunDirectory:
         changed = [name for name in now if before.get(name) != now[name]]
         other = f"other settings ({', '.join(changed)})" if changed else "other data or of another version"
         raise DataError(f"{self.path} holds a run with {other}: name another --out, or use --overwrite to delete it.")
-
-
-def comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that a result depends on; a path is the same however it is written."""
-    return {
-        name: str(Path(value).resolve()) if value and name in _PATHS else value
-        for name, value in settings.items()
-        if name not in _WITHOUT_EFFECT
-    }
-
-
-_PATHS = [name for name, declared in SETTINGS.items() if declared.setting.is_path]
-_WITHOUT_EFFECT = [name for name, declared in SETTINGS.items() if not declared.setting.changes_result]
 
 
 def check_folder(out: Path, source: str) -> None:

@@ -16,14 +16,14 @@ from acclimate.machine import pick_device, random_state_kept
 from acclimate.methods.base import Method
 from acclimate.methods.registry import BASELINE
 from acclimate.progress import NOBODY, Listener
-from acclimate.runs.directory import RunDirectory, check_folder, comparable, delete_run
+from acclimate.runs.directory import RunDirectory, check_folder, delete_run
 from acclimate.runs.files import Metrics, MetricsLog, write_predictions, write_skipped
 from acclimate.runs.masks import pack_masks
 from acclimate.runs.prepare import Prepared, prepare
 from acclimate.runs.record import RunRecord, Seconds, compared, data_of, environment, terms_summary, write_record
 from acclimate.runs.task import Task, identity, read_task
 from acclimate.runs.trackers import Tracker, check_tracker, tracking
-from acclimate.settings import Settings
+from acclimate.settings import Settings, comparable
 from acclimate.training import Checkpoint, Step, train
 
 

@@ -16,8 +16,7 @@ from acclimate.data.read import read_sealed, read_source
 from acclimate.errors import DataError
 from acclimate.evaluation.answers import Answers, read_answers
 from acclimate.progress import Listener
-from acclimate.runs.directory import comparable
-from acclimate.settings import Settings
+from acclimate.settings import Settings, comparable
 
 
 @dataclass(frozen=True)
