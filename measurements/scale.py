@@ -44,6 +44,7 @@ from acclimate.data.read import read_source, read_target
 from acclimate.errors import AcclimateError
 from acclimate.files import cache_folder, write_whole
 from acclimate.machine import keep_freed_memory
+from acclimate.methods import registry
 from acclimate.model import Model
 from acclimate.networks.backbone import weights_fingerprint
 from acclimate.networks.backbones import load_backbone
@@ -178,7 +179,7 @@ def fill(case: Case, folder: Path) -> None:
     made = settings(case, folder, steps=1)
     backbone = load_backbone(made.backbone, weights=Path(made.weights) if made.weights else None)
     task = Task(source, target, None, [])
-    model = Model(prepare.resolve(made, task, backbone, torch.device("cpu")), backbone)
+    model = Model(prepare.resolve(made, registry.find(made.method), task, backbone, torch.device("cpu")), backbone)
     assert model.frozen is not None
     content = Content(
         backbone=made.backbone,

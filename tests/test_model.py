@@ -243,8 +243,8 @@ def test_a_missing_entry(stranger: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"method": "../../evil"}, "There is no method '../../evil'; did you mean"),
-        ({"method": "os"}, "There is no method 'os'; did you mean"),
+        ({"method": "../../evil"}, "There is no method '../../evil'; there are adda"),
+        ({"method": "os"}, "There is no method 'os'; there are adda"),
         ({"options": {"trade_of": 1}}, "wemnet has no option 'trade_of'; did you mean trade_off?"),
         ({"options": {"trade_off": "much"}}, "The option trade_off of wemnet takes a number, not 'much'"),
         ({"classes": ["a", "b"]}, "the weights do not fit model.json"),

@@ -45,3 +45,5 @@ Metric: TypeAlias = Literal["accuracy", "mean_per_class"]
 PublishedMetric: TypeAlias = Literal["accuracy", "mean_per_class", "domain_error"]
 
 TableFormat: TypeAlias = Literal["terminal", "markdown", "latex", "csv"]
+
+OriginKind: TypeAlias = Literal["file", "package", "python"]

@@ -26,6 +26,6 @@ class RunsFailedError(AcclimateError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The end of a sentence on a name that does not exist: what was probably meant, or else what there is."""
-    names = list(known)
+    names = list(known) or ["none"]
     close = difflib.get_close_matches(name, names, n=1)
     return f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}."

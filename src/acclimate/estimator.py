@@ -22,6 +22,7 @@ from acclimate.data.read import domain_of
 from acclimate.errors import DataError
 from acclimate.evaluation.scores import Probabilities
 from acclimate.machine import pick_device, random_state_kept
+from acclimate.methods import registry
 from acclimate.model import Model
 from acclimate.progress import NOBODY, Listener, Track
 from acclimate.runs.prepare import prepare
@@ -134,7 +135,7 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         classes, task = self._task(X, y, X_target, screen.track)
         with random_state_kept(device):
             model, pair, _ = prepare(settings, task, device, screen.track)
-            with screen.progress(f"Training {self.method}", self.steps) as meter:
+            with screen.progress(f"Training {registry.shown(self.method)}", self.steps) as meter:
                 for progress in train(model.method, pair, settings.recipe):
                     meter.update(progress.step, progress.terms)
         self.classes_, self.model_, self.X_target_ = classes, model, X_target

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -28,13 +30,14 @@ from acclimate.evaluation.scores import Probabilities
 from acclimate.files import replacing, write_json
 from acclimate.machine import fast_bf16, random_state_kept
 from acclimate.methods import registry
-from acclimate.methods.base import evaluation_mode
+from acclimate.methods.base import Method, evaluation_mode
 from acclimate.methods.options import check_options
 from acclimate.networks.backbone import Backbone, weights_fingerprint
 from acclimate.networks.backbones import load_backbone
 from acclimate.networks.folding import cast, folded
 from acclimate.networks.network import Network, lay_out_convolutions
 from acclimate.networks.stages import split_top
+from acclimate.outside import Origin
 from acclimate.progress import Track, silent
 
 
@@ -43,7 +46,7 @@ class ModelSpec:
     """What a model is built from: the content of model.json.
 
     Attributes:
-        method: The method's name.
+        method: The method's name, as `registry.Found` has it.
         options: Its hyper-parameters, where they differ from the defaults.
         classes: K class names.
         backbone: The backbone's name; None for a model of feature vectors.
@@ -54,6 +57,7 @@ class ModelSpec:
         preprocess: How an image becomes an input; None where there is no backbone.
         bf16: Whether the backbone ran in bfloat16.
         cache_precision: How exactly the frozen part's output is cached.
+        origin: Where the method is from; None means from this package.
     """
 
     method: str
@@ -66,6 +70,7 @@ class ModelSpec:
     preprocess: Preprocess | None
     bf16: bool
     cache_precision: Precision = "fp16"
+    origin: Origin | None = None
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> ModelSpec:
@@ -79,6 +84,7 @@ class ModelSpec:
         given = {name: entry[name] for name in cls.__dataclass_fields__}
         _check_entries(given)
         given["classes"] = tuple(given["classes"])
+        given["origin"] = Origin.from_dict(given["origin"]) if given["origin"] is not None else None
         if given["preprocess"] is not None:
             given["preprocess"] = Preprocess(**given["preprocess"])
         return cls(**given)
@@ -91,17 +97,25 @@ class Model:
         setup: What it is built from.
         backbone: The backbone with its weights; None for feature vectors. The method trains a part of it in place.
         device: Where it runs.
+        method: The method's class; None loads it by the name that the setup has.
 
     Attributes:
         frozen: The part of the backbone that is not trained, whose output is cached; None where there is none.
         method: The method, on the network that it trains.
     """
 
-    def __init__(self, setup: ModelSpec, backbone: Backbone | None, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        setup: ModelSpec,
+        backbone: Backbone | None,
+        device: torch.device | str = "cpu",
+        *,
+        method: type[Method] | None = None,
+    ) -> None:
         self.setup = setup
         self.device = torch.device(device)
-        method = registry.load(setup.method)
-        self.frozen, network = _divide(setup, backbone, method.needs, method=setup.method)
+        method = method or registry.load(setup.method)
+        self.frozen, network = _divide(setup, backbone, method.needs, method=registry.shown(setup.method))
         self.method = method(network, len(setup.classes), **setup.options).to(self.device)
         if self.device.type == "cpu":
             lay_out_convolutions(self.method, images=network.level == "image")
@@ -211,35 +225,56 @@ class Model:
 
     @classmethod
     @random_state_kept(torch.device("cpu"))  # the weights are drawn before they are read
-    def load(cls, folder: Path, device: torch.device | str = "cpu") -> Model:
-        """Read what `save` wrote. Nothing is unpickled, so a model from a stranger is safe to open.
+    def load(
+        cls, folder: Path, device: torch.device | str = "cpu", *, method: str | type[Method] | None = None
+    ) -> Model:
+        """Read what `save` wrote. A model from a stranger is safe to open: nothing is unpickled, and no file is run.
+
+        A method from a file is run only if it is given again, and only if the file is what it was when the model was
+        trained. A method of an installed package is found by its name; where the package has another version now, it
+        has to be given again. A class that is handed over is taken as it is, because Python runs it already.
+
+        Args:
+            folder: Where the model lies.
+            device: Where it is to run.
+            method: The method that it was trained with, as for `registry.find`; None for those of this package.
 
         Raises:
             DataError: The folder holds no model, or a damaged one.
+            OptionError: The method has to be given again, is another one, or is not there.
         """
-        try:
+        with _readable(folder):
             setup = ModelSpec.from_json(json.loads((folder / "model.json").read_text(encoding="utf-8")))
-            check_options(setup.method, setup.options)
+            if setup.origin is None:
+                registry.own(setup.method)  # refuses what is none
+        found = registry.find_again(setup.method, setup.origin, method, f"The model in {folder}")
+        with _readable(folder):
+            check_options(found.method, setup.options)
             tensors = load_file(folder / "model.safetensors")
             backbone = load_backbone(setup.backbone, pretrained=False) if setup.backbone else None
             device = torch.device(device)
-            setup = ModelSpec(**{**setup.__dict__, "bf16": setup.bf16 and fast_bf16(device)})
-            model = cls(setup, backbone, device)
+            setup = replace(setup, method=found.name, origin=found.origin, bf16=setup.bf16 and fast_bf16(device))
+            model = cls(setup, backbone, device, method=found.method)
             for name, module in {"method/": model.method, "frozen/": model.frozen}.items():
                 if module is not None:
                     module.load_state_dict(
                         {k.removeprefix(name): tensor for k, tensor in tensors.items() if k.startswith(name)}
                     )
             model.method.to(device)  # tensors whose shapes only the file knows were not there to be moved before
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(
-                f"{folder} holds no finished model: name the folder that a fit wrote with --out."
-            ) from error
-        except (AcclimateError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-            raise DataError(
-                f"The model in {folder} is damaged or of another version ({_reason(error)}): train it again."
-            ) from error
         return model
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Say in a sentence why a model cannot be read."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"{folder} holds no finished model: name the folder that a fit wrote with --out.") from error
+    except (AcclimateError, OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise DataError(
+            f"The model in {folder} is damaged or of another version ({_reason(error)}): train it again."
+        ) from error
 
 
 def _divide(

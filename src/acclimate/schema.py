@@ -29,7 +29,10 @@ Plain: TypeAlias = bool | int | float | str | None  # a value of a method's opti
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A JSON object whose entries are its attributes, in their order; a file must have them all and no others."""
+    """A JSON object whose entries are its attributes, in their order.
+
+    A file must have them all and no others; those whose default is `msgspec.UNSET` may be left out.
+    """
 
 
 class UnreadableError(ValueError):
@@ -154,7 +157,7 @@ def _strays(raw: Any, read: Any, at: str = "") -> Iterator[str]:
 def _entries(value: Any) -> dict[str, Any]:
     """What was read from a JSON object, by name."""
     if isinstance(value, msgspec.Struct):
-        return msgspec.structs.asdict(value)
+        return {name: of_it for name, of_it in msgspec.structs.asdict(value).items() if of_it is not msgspec.UNSET}
     if is_dataclass(value):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     return dict(value)

@@ -29,6 +29,7 @@ from acclimate.choices import Augment, KeepImages, Optimizer, Precision, Schedul
 from acclimate.errors import OptionError, nearest
 from acclimate.methods import registry
 from acclimate.methods.options import check_options
+from acclimate.outside import absolute
 
 if TYPE_CHECKING:
     from acclimate.methods.base import Method
@@ -56,6 +57,7 @@ class Setting:
         in_estimator: Whether the estimator takes it.
         changes_result: Whether a result depends on it; if not, a run goes on under another value.
         is_path: Whether it names a file or a folder.
+        is_code: Whether it names code, which may lie in a file, or is an object of Python.
     """
 
     help: str
@@ -69,6 +71,7 @@ class Setting:
     in_estimator: bool = True
     changes_result: bool = True
     is_path: bool = False
+    is_code: bool = False
 
 
 class Declared(NamedTuple):
@@ -94,7 +97,7 @@ class Declared(NamedTuple):
         """What its values are, besides None: bool, int, float or str."""
         if self.choices:
             return str
-        (kind,) = (part for part in _parts(self.type) if part is not NoneType)
+        (kind,) = (part for part in _parts(self.type) if part not in (NoneType, Any))
         assert isinstance(kind, type)
         return kind
 
@@ -119,10 +122,12 @@ class Declared(NamedTuple):
             value = int(value)  # NumPy's are no int
         if value is None and self.optional:
             return None
+        if self.setting.is_code and (callable(value) or isinstance(value, tuple)):
+            return value  # whatever loads it says whether it is sound
         fits = value in self.choices if self.choices else type(value) is self.kind
         if not fits or (self.kind in (int, float) and not _within(value, self.setting)):
             raise OptionError(f"{self.name} must be {self.takes}, not {value!r}.")
-        return value
+        return absolute(value) if self.setting.is_code else value
 
 
 def documented(cls: type[T]) -> type[T]:
@@ -238,7 +243,16 @@ class Recipe:
 
     @classmethod
     def of(cls, method: type[Method], **given: Any) -> Recipe:
-        """The recipe of a method's paper, but for what is given; None gives nothing."""
+        """The recipe of a method's paper, but for what is given; None gives nothing.
+
+        Raises:
+            OptionError: The method's recipe has an entry that is not a method's own, or a value is impossible.
+        """
+        own = [name for name, one in declarations(cls).items() if one.setting.of_method]
+        for name in method.recipe.keys() - own:
+            raise OptionError(
+                f"The recipe of {method.__name__} has an entry {name!r}: a method may set {', '.join(own)}."
+            )
         return cls(**{**method.recipe, **{name: value for name, value in given.items() if value is not None}})
 
     def progress(self, step: int) -> float:
@@ -291,8 +305,14 @@ class Settings:
             is_path=True,
         ),
     )
-    method: str = field(
-        default="wemnet", metadata=told("The method; acclimate methods lists them.", "Method", in_grid=False)
+    method: str | Any = field(
+        default="wemnet",
+        metadata=told(
+            "The method: one that acclimate methods lists, or path/to/file.py:Class; in Python, the class as well.",
+            "Method",
+            in_grid=False,
+            is_code=True,
+        ),
     )
     options: Mapping[str, Any] = field(default_factory=dict)
     backbone: str = field(
@@ -365,7 +385,9 @@ class Settings:
     def __post_init__(self) -> None:
         """Refuse what cannot be run."""
         _check(self)
-        registry.load(self.method)  # refuses an unknown name
+        found = registry.find(self.method)  # refuses an unknown name
+        if isinstance(self.method, str) or found.origin is None:
+            object.__setattr__(self, "method", found.name)  # the same, however it is written
         check_options(self.method, dict(self.options))
 
     @classmethod
@@ -379,8 +401,9 @@ class Settings:
         return cls(recipe=Recipe.of(method, **recipe), **given)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything on one level, the recipe's entries included, for JSON."""
-        entries = {**asdict(self), "options": dict(self.options)}
+        """Everything on one level, the recipe's entries included, for JSON; code by its name."""
+        method = self.method if isinstance(self.method, str) else self.method.__name__
+        entries = {**asdict(self), "method": method, "options": dict(self.options)}
         recipe: dict[str, Any] = entries.pop("recipe")
         return {**entries, **recipe}
 
@@ -446,7 +469,8 @@ def check_recorded(settings: Mapping[str, Any], needed: Collection[str]) -> None
     for name in needed:
         if name not in settings:
             raise schema.damaged(f"the entry settings.{name} is missing")
-    types = {name: declared.type for name, declared in SETTINGS.items()} | {"options": dict[str, schema.Plain]}
+    types = {name: str if one.setting.is_code else one.type for name, one in SETTINGS.items()}
+    types |= {"options": dict[str, schema.Plain]}
     for name, value in settings.items():
         if name in types:
             schema.convert(value, types[name], f"settings.{name}")

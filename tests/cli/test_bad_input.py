@@ -274,7 +274,7 @@ def test_domains_that_do_not_fit_each_other(folders: tuple[Path, Path], arrays: 
     ("options", "sentence"),
     [
         (["--method", "wemnt"], "There is no method 'wemnt'; did you mean wemnet?"),
-        (["--method", "qqq"], "There is no method 'qqq'; did you mean adda, "),
+        (["--method", "qqq"], "There is no method 'qqq'; there are adda, "),
         (["--set", "trade_of=1"], "wemnet has no option 'trade_of'; did you mean trade_off?"),
         (["--method", "source_only", "--set", "trade_off=1"], "source_only has no option 'trade_off'; it has none."),
         (["--set", "trade_off"], "--set takes option=value, not 'trade_off'."),
@@ -470,7 +470,9 @@ def test_out_holds_another_run(vector_run: Path, tmp_path: Path) -> None:
         *data, *same, "--steps", "2", "--seed", "1"
     )
     other = vectors(vector_run.parent / "source.npz", shift=0.0, n=27)
-    assert "holds a run with other data or of another version" in refused("fit", "--source", other, *data[3:], *same)
+    assert "holds a run with other data, other code or of another version" in refused(
+        "fit", "--source", other, *data[3:], *same
+    )
     vectors(vector_run.parent / "source.npz")
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
 

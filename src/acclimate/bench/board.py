@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from msgspec import UNSET
+
 from acclimate import schema
 from acclimate.bench.grid import Grid
 from acclimate.bench.plan import Cell, PlannedRun
@@ -14,6 +16,7 @@ from acclimate.bench.records import BenchRecord, CellScores, Trained, write_reco
 from acclimate.errors import RunsFailedError
 from acclimate.evaluation.scores import DomainErrors
 from acclimate.files import write_json
+from acclimate.methods import registry
 from acclimate.runs.record import read_record
 from acclimate.schema import Entry, UnreadableError
 from acclimate.settings import OF_A_ROW
@@ -51,7 +54,8 @@ class Board:
         return BenchRecord(
             row=cell.row.name,
             baselines=cell.row.baselines,
-            method=cell.row.method,
+            method=registry.shown(cell.row.method),
+            code={what: dict(origin) for what, origin in cell.run.code.items()} or UNSET,
             options=dict(cell.row.options),
             benchmark=self.grid.benchmark,
             metrics=self.grid.metrics,

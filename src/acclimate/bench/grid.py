@@ -17,6 +17,7 @@ from acclimate.datasets.check import check
 from acclimate.datasets.find import find
 from acclimate.errors import DataError, OptionError, nearest
 from acclimate.methods import registry
+from acclimate.outside import absolute, split
 from acclimate.settings import OF_A_ROW, Settings, setting
 
 
@@ -26,7 +27,7 @@ class Row:
 
     Attributes:
         name: What the table calls it.
-        method: The method's name.
+        method: The method's name, or `path/to/file.py:Class`.
         options: Its hyper-parameters, where they differ from the defaults.
         settings: Fields of `Settings` and of `Recipe`, where the grid says something.
         baselines: The names of the rows that it is to be compared with.
@@ -115,7 +116,8 @@ def grid_of(
     if name is None:
         if benchmark is None or not only:
             raise OptionError("Nothing says what to run: give a grid, or --benchmark and --methods.")
-        rows = [{"name": row, "method": row} if row in registry.names() else {"name": row} for row in only]
+        only = [registry.find(row).name if split(row) else row for row in only]
+        rows = [{"name": registry.shown(row), "method": row} if _is_method(row) else {"name": row} for row in only]
         content: dict[str, Any] = {"data": {"benchmark": benchmark}, "row": rows}
     elif benchmark is not None:
         raise OptionError(f"--benchmark does not go with the grid {name}, which names its own.")
@@ -124,8 +126,13 @@ def grid_of(
     return make_grid(content, root=root, only=only, tasks=tasks, seeds=seeds, overrides=overrides)
 
 
+def _is_method(row: str) -> bool:
+    """Whether a row is asked for by its method, and not by what a paper's table calls it."""
+    return row in registry.names() or split(row) is not None
+
+
 def read_grid(path: Path) -> dict[str, Any]:
-    """The content of a grid's file, for `make_grid`; its paths are relative to its folder.
+    """The content of a grid's file, for `make_grid`; its paths, those of methods too, are relative to its folder.
 
     Raises:
         OptionError: It cannot be read, or is not TOML.
@@ -144,6 +151,10 @@ def read_grid(path: Path) -> dict[str, Any]:
         data["root"] = str(path.parent / data["root"])
     elif isinstance(data, dict):
         data["root"] = str(path.parent)
+    rows = content.get("row")
+    for row in rows if isinstance(rows, list) else ():
+        if isinstance(row, dict) and isinstance(row.get("method"), str):
+            row["method"] = absolute(row["method"], path.parent)
     return content
 
 
@@ -252,10 +263,14 @@ def _rows(content: Mapping[str, Any], only: Sequence[str], overrides: Mapping[st
 def _called(name: str, entries: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The row of this name, or else the rows of the method of this name."""
     for key in ("name", "method"):
-        if found := [entry for entry in entries if key in entry and registry.plain(entry[key]) == registry.plain(name)]:
+        if found := [entry for entry in entries if key in entry and _same(entry[key], name)]:
             return found
     names = dict.fromkeys(entry[key] for entry in entries for key in ("name", "method") if key in entry)
     raise OptionError(f"The grid has no row {name!r}; {nearest(name, names)}")
+
+
+def _same(one: str, other: str) -> bool:
+    return registry.plain(registry.shown(one)) == registry.plain(registry.shown(other))
 
 
 def _row(entry: Mapping[str, Any], shared: Mapping[str, Any], always: Mapping[str, Any]) -> Row:

@@ -3,27 +3,48 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from acclimate.bench.grid import Grid, Row, settings_of
 from acclimate.datasets.catalogue import TaskNames
+from acclimate.errors import DataError
+from acclimate.methods import registry
 from acclimate.progress import Listener
 from acclimate.runs import task as fit
 from acclimate.runs.task import Task
 from acclimate.settings import Settings
 
+DIGITS = 12  # of a run's identity, in the name of its folder
+
 
 class PlannedRun(NamedTuple):
-    """A run of a grid, or of several rows with the same settings, and the folder that is named by its content."""
+    """A run of a grid, or of several rows with the same settings.
+
+    Attributes:
+        settings: Of the run.
+        folder: Named by its content.
+        code: The origins of the code from outside of the package that it runs, for its record.
+    """
 
     settings: Settings
     folder: Path
+    code: Mapping[str, Mapping[str, str]] = {}
 
     @property
     def finished(self) -> bool:
         """Whether there is nothing left to do, not even to tidy up after a kill."""
         return (self.folder / "record.json").exists() and not (self.folder / "checkpoint").exists()
+
+    def check(self, task: Task) -> None:
+        """Check that the run is still what the folder is named by.
+
+        Raises:
+            DataError: It is not.
+        """
+        if not self.folder.name.endswith(fit.identity(self.settings, task)[:DIGITS]):
+            raise DataError("The data, or the code from a file, have changed since the bench began: begin it again.")
 
 
 class Cell(NamedTuple):
@@ -66,7 +87,9 @@ def plan(grid: Grid, out: Path, tasks: Tasks) -> list[Cell]:
     ]
     cells = []
     for row, (source, target), seed, settings in asked:
-        content = fit.identity(settings, tasks.of(settings))[:12]
-        name = re.sub(r"[^\w.-]+", "_", f"{row.method}-{source}-{target}-{seed}-{content}")
-        cells.append(Cell(row, (source, target), seed, PlannedRun(settings, out / "runs" / name)))
+        content = fit.identity(settings, tasks.of(settings))[:DIGITS]
+        name = re.sub(r"[^\w.-]+", "_", f"{registry.shown(row.method)}-{source}-{target}-{seed}-{content}")
+        cells.append(
+            Cell(row, (source, target), seed, PlannedRun(settings, out / "runs" / name, fit.code_of(settings)))
+        )
     return cells

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from acclimate import schema
 from acclimate.bench.figures import Figures
@@ -72,7 +72,8 @@ class BenchRecord(Entry, frozen=True, kw_only=True):
         schema: The number of this form of the line.
         row: The row's name.
         baselines: The rows that it is compared with.
-        method: The method's name.
+        method: The method's name, as it is shown.
+        code: Where its code is from, as `outside.Origin.as_dict` says, where that is outside of the package.
         options: Its hyper-parameters, where they differ from the defaults.
         benchmark: The benchmark's name, if the domains are one's.
         metrics: What the benchmark reports.
@@ -92,6 +93,7 @@ class BenchRecord(Entry, frozen=True, kw_only=True):
     row: str
     baselines: tuple[str, ...]
     method: str
+    code: dict[str, dict[str, str]] | UnsetType = UNSET
     options: dict[str, Plain]
     benchmark: str | None
     metrics: Annotated[tuple[Metric, ...], Meta(min_length=1)]

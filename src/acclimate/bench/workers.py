@@ -58,6 +58,7 @@ class Maker:
 
     def _run(self, wanted: PlannedRun) -> None:
         task = self.tasks.of(wanted.settings)
+        wanted.check(task)
         with torch_threads(self.how.threads):
             fit.run(wanted.settings, task, wanted.folder, self.screen, command=self.how.command)
 

@@ -29,6 +29,13 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is one.")]
 
+MethodAgain = Annotated[
+    str | None,
+    typer.Option(
+        "--method", help="The method that it was trained with, where that is a file's: path/to/file.py:Class."
+    ),
+]
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that fit wrote with --out.")]
 
 

@@ -54,7 +54,7 @@ def fit(
         settings = Settings.of(**given, options=parse_options(given["method"], set_ or []))
         record = adapt(settings, out, screen, command=sys.argv[1:], compare=compare, overwrite=overwrite)
         if with_report:
-            _write_report(out, screen)
+            _write_report(out, screen, given["method"])
         show_run(record, out, screen)
 
     run_command(work, json=json, quiet=quiet, debug=debug, computes=True, goes_on=FROM_CHECKPOINT)
@@ -62,7 +62,9 @@ def fit(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where the images and the runs are written.")] = Path("runs/demo"),
-    method: Annotated[str, typer.Option(help="The method; acclimate methods lists them.")] = "dann",
+    method: Annotated[
+        str, typer.Option(help="The method: one that acclimate methods lists, or path/to/file.py:Class.")
+    ] = "dann",
     steps: Annotated[int, typer.Option(help="Steps of training.")] = 600,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the method's earlier run, made with other steps.")
@@ -85,14 +87,15 @@ def demo(
         Recipe.of(registry.load(method), steps=steps)  # mistakes are told before anything is written
         source, target = write_digits(out / "images")
         settings = Settings.of(source=str(source), target=str(target), method=method, backbone="lenet", steps=steps)
-        record = adapt(settings, out / method, screen, command=sys.argv[1:], compare=True, overwrite=overwrite)
-        _write_report(out / method, screen)
-        show_run(record, out / method, screen)
+        run = out / registry.shown(method)
+        record = adapt(settings, run, screen, command=sys.argv[1:], compare=True, overwrite=overwrite)
+        _write_report(run, screen, method)
+        show_run(record, run, screen)
 
     run_command(work, json=json, quiet=quiet, debug=debug, computes=True, goes_on=FROM_CHECKPOINT)
 
 
-def _write_report(run: Path, screen: Screen) -> None:
+def _write_report(run: Path, screen: Screen, method: str) -> None:
     """The report of a run that has been made, unless it is there already; the run is none the worse without it."""
     from acclimate.report import page as report
 
@@ -100,7 +103,7 @@ def _write_report(run: Path, screen: Screen) -> None:
     if page.exists() and page.stat().st_mtime >= record.stat().st_mtime:
         return
     try:
-        for sentence in report.write(run, track=screen.track).left_out:
+        for sentence in report.write(run, method=method, track=screen.track).left_out:
             screen.warn(sentence)
     except AcclimateError as error:
         screen.warn(f"There is no report: {error}")

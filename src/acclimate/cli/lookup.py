@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def list_methods(
-    name: Annotated[str | None, typer.Argument(help="Show this method's description and options.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Show the description and options of this one, which may be a file.py:Class.")
+    ] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -25,13 +27,19 @@ def list_methods(
     def work(screen: Screen) -> None:
         from acclimate.cli.show import show_method, show_methods
 
-        described = [options.describe(n) for n in ([name] if name else registry.names())]
-        if json:
-            screen.show_json(described)
-        elif name:
-            show_method(screen, described[0])
-        else:
-            show_methods(screen, described)
+        if name:
+            described = options.describe(name)
+            show_method(screen, described)
+            screen.show_json([described])
+            return
+        listed = [options.describe(own) for own in registry.names()]
+        others = [(of, *registry.package(entry)) for of, found in registry.installed().items() for entry in found]
+        for of, package, _ in others:
+            if registry.is_taken(of):
+                screen.warn(f"The method {of} of the package {package} cannot be used: Acclimate has that name itself.")
+        show_methods(screen, listed, others)
+        origins = [{"name": of, "origin": {"package": package, "version": version}} for of, package, version in others]
+        screen.show_json(listed + origins)
 
     run_command(work, json=json, quiet=False, debug=debug)
 

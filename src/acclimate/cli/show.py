@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from acclimate.evaluation.scores import Changes, Scores
+from acclimate.methods import registry
 from acclimate.runs.files import RUN_FILES
 from acclimate.schema import as_json
 from acclimate.screen import WIDEST, Screen
@@ -89,8 +90,16 @@ def show_files(screen: Screen, folder: Path) -> None:
     screen.show(f"\nWritten to {screen.text(str(folder))}", table)
 
 
-def show_methods(screen: Screen, described: Sequence[Mapping[str, Any]]) -> None:
-    """List methods, as `options.describe` describes them, and the rows of the papers' tables."""
+def show_methods(
+    screen: Screen, described: Sequence[Mapping[str, Any]], installed: Sequence[tuple[str, str, str]]
+) -> None:
+    """List methods, and the rows of the papers' tables.
+
+    Args:
+        screen: Where.
+        described: This package's methods, as `options.describe` describes them.
+        installed: Name, package and version of the methods that installed packages offer.
+    """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for heading in ("method", "family", "works on"):
         table.add_column(heading, no_wrap=True)
@@ -103,7 +112,15 @@ def show_methods(screen: Screen, described: Sequence[Mapping[str, Any]]) -> None
         for row, options in method["rows"].items():
             sets = "".join(f" --set {name}={_spelt(value)}" for name, value in options.items())
             rows.add_row(row, f"--method {method['name']}{sets}")
-    screen.show(table, "", rows, "\nacclimate methods NAME shows a method's equations and options.")
+    others = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for heading in ("method", "package", "version"):
+        others.add_column(heading)
+    for entry in installed:
+        others.add_row(*map(screen.text, entry))
+    screen.show(table, "")
+    if installed:
+        screen.show(others, "")
+    screen.show(rows, "\nacclimate methods NAME shows a method's equations and options.")
 
 
 def show_method(screen: Screen, described: Mapping[str, Any]) -> None:
@@ -240,7 +257,7 @@ def _table(first: str, *others: str) -> Table:
 
 def show_run(record: RunRecord, out: Path, screen: Screen) -> None:
     """Show the results of a fit."""
-    name, compare = record.model.method, record.compare
+    name, compare = registry.shown(record.model.method), record.compare
     if record.scores is not None:
         before = {compare.method: Scores.of(compare.scores)} if compare is not None and compare.scores else {}
         show_scores(screen, {**before, name: Scores.of(record.scores)})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acclimate.cli.command import Debug, Device, Json, Quiet, RunFolder, run_command
+from acclimate.cli.command import Debug, Device, Json, MethodAgain, Quiet, RunFolder, run_command
 from acclimate.settings import DATA_FORMS
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ def predict(
     run: RunFolder,
     data: Annotated[str, typer.Argument(metavar="DATA", help=f"The images: a folder, or {DATA_FORMS}.")],
     out: Annotated[Path, typer.Option(help="The CSV to write: path, predicted, confidence, one column a class.")],
+    method: MethodAgain = None,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
@@ -28,7 +29,7 @@ def predict(
     def work(screen: Screen) -> None:
         from acclimate.runs import use
 
-        result = use.predict_images(run, data, out, screen, device=device)
+        result = use.predict_images(run, data, out, screen, device=device, method=method)
         screen.say(f"{result['items']:,} predictions are in {out}.")
         screen.show_json(result)
 
@@ -41,6 +42,7 @@ def evaluate(
     allow_class_mismatch: Annotated[
         bool, typer.Option("--allow-class-mismatch", help="Score the classes that the model and the data share.")
     ] = False,
+    method: MethodAgain = None,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
@@ -53,7 +55,9 @@ def evaluate(
         from acclimate.runs import use
         from acclimate.schema import as_json
 
-        name, scores = use.evaluate_images(run, data, screen, device=device, allow_mismatch=allow_class_mismatch)
+        name, scores = use.evaluate_images(
+            run, data, screen, device=device, allow_mismatch=allow_class_mismatch, method=method
+        )
         show_scores(screen, {name: scores})
         screen.show_json(as_json(scores.record()))
 
@@ -63,6 +67,7 @@ def evaluate(
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that fit or bench wrote with --out.")],
     out: Annotated[Path | None, typer.Option(help="The file to write; RUN/report.html if none is named.")] = None,
+    method: MethodAgain = None,
     open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -81,7 +86,7 @@ def report(
         if (run / "records.jsonl").exists():
             written = bench_report.write_bench(tables.read_records([run]), out or run / "report.html")
         else:
-            written = page.write(run, out, track=screen.track)
+            written = page.write(run, out, method=method, track=screen.track)
         for sentence in written.left_out:
             screen.warn(sentence)
         screen.say(f"The report is {written.path}, {written.size / 1e6:.1f} MB.")

@@ -51,19 +51,19 @@ class Stage:
 
 
 class Method(nn.Module, ABC):
-    """A method of domain adaptation. One subclass a file; none derives from another.
+    """A method of domain adaptation: what is minimised, over which modules, in which order.
 
-    A subclass takes its hyper-parameters as keyword-only arguments whose defaults are the paper's values. Whatever
-    must survive a restart is a parameter or a buffer.
+    A subclass defines `step` and `predict`. Its hyper-parameters are keyword-only arguments of `__init__`, whose
+    defaults are the paper's values. Whatever must survive a restart is a parameter or a buffer.
 
     Args:
         net: The network from a batch to the feature f (B, d).
         num_classes: K.
 
     Attributes:
-        paper: Authors, title, venue and year.
+        paper: Authors, title, venue and year; empty where there is none.
         year: Of the publication.
-        family: What kind of method it is.
+        family: What kind of method it is, if it is of a known kind.
         rows: The options behind each name by which the papers' tables call it.
         needs: The least that a batch must hold: vectors, maps or images.
         recipe: The entries of `training.Recipe` in which its paper, or TLL where that is silent, differs from the
@@ -71,10 +71,10 @@ class Method(nn.Module, ABC):
         progress: The part of the run that is done, 0 to 1; set by the trainer before each step.
     """
 
-    paper: ClassVar[str]
-    year: ClassVar[int]
-    family: ClassVar[Family]
-    rows: ClassVar[Mapping[str, Mapping[str, Any]]]
+    paper: ClassVar[str] = ""
+    year: ClassVar[int | None] = None
+    family: ClassVar[Family | None] = None
+    rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     needs: ClassVar[Level] = "vector"
     recipe: ClassVar[Mapping[str, Any]] = {}
     progress: float = 0.0

@@ -30,7 +30,7 @@ class Report(NamedTuple):
     left_out: list[str]
 
 
-def write(run: Path, out: Path | None = None, *, track: Track = silent) -> Report:
+def write(run: Path, out: Path | None = None, *, method: str | None = None, track: Track = silent) -> Report:
     """Write the report of a finished run.
 
     The same run and data give the same bytes on the same machine.
@@ -38,6 +38,7 @@ def write(run: Path, out: Path | None = None, *, track: Track = silent) -> Repor
     Args:
         run: The run directory. The data are read anew from where its record says that they lie.
         out: The file; None is report.html in the run directory.
+        method: The method again, as for `Model.load`; without one from a file, what needs the model is left out.
         track: Shows the progress.
 
     Raises:
@@ -56,7 +57,7 @@ def write(run: Path, out: Path | None = None, *, track: Track = silent) -> Repor
         confusions=confusions(finished),
         curves=curves(finished.metrics),
         domain_error=finished.record.domain_error,
-        **exhibits(finished, data, left_out, track),
+        **exhibits(finished, data, left_out, track, method=method),
         made=made(finished),
         left_out=left_out,
     )

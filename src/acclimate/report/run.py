@@ -61,13 +61,14 @@ class Run:
 
     @property
     def method(self) -> str:
-        """The method's name."""
-        return self.record.model.method
+        """The method's name, as it is shown."""
+        return registry.shown(self.record.model.method)
 
     @property
     def paper(self) -> str:
-        """What the method comes from."""
-        return registry.load(self.method).paper
+        """What the method comes from; empty for one that is no part of the package, whose code is not run for this."""
+        name = self.record.model.method
+        return registry.own(name).paper if name in registry.names() else ""
 
     @cached_property
     def domains(self) -> tuple[str, str]:

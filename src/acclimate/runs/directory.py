@@ -110,7 +110,7 @@ class RunDirectory:
             return
         before, now = comparable(found.settings), comparable(self.settings)
         changed = [name for name in now if before.get(name) != now[name]]
-        other = f"other settings ({', '.join(changed)})" if changed else "other data or of another version"
+        other = f"other settings ({', '.join(changed)})" if changed else "other data, other code or of another version"
         raise DataError(f"{self.path} holds a run with {other}: name another --out, or use --overwrite to delete it.")
 
 

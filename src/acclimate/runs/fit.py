@@ -13,6 +13,7 @@ import acclimate
 from acclimate.evaluation.predict import domain_errors, predict
 from acclimate.evaluation.scores import Scores, score
 from acclimate.machine import pick_device, random_state_kept
+from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.methods.registry import BASELINE
 from acclimate.progress import NOBODY, Listener
@@ -98,7 +99,7 @@ def run(
     """
     folder = RunDirectory(out, identity(settings, task), settings.as_dict())
     if not anew and (finished := folder.finished()) is not None:
-        screen.say(f"{settings.method} is finished already: its results are read from {out}.")
+        screen.say(f"{registry.shown(settings.method)} is finished already: its results are read from {out}.")
         folder.tidy()
         return finished
     checkpoint = None if anew else folder.checkpoint()
@@ -161,7 +162,7 @@ def _train(
     shown = comparable(settings.as_dict())
     with (
         tracking(settings.tracker, folder.path, folder.identity, shown, start) as tracker,
-        screen.progress(f"Training {settings.method}", recipe.steps, start) as meter,
+        screen.progress(f"Training {registry.shown(settings.method)}", recipe.steps, start) as meter,
     ):
         for step in train(method, ready.pair, recipe, checkpoint):
             meter.update(step.step, step.terms)

@@ -12,6 +12,8 @@ from acclimate.data.batches import Pair
 from acclimate.data.inputs import Inputs
 from acclimate.errors import OptionError
 from acclimate.machine import fast_bf16, seed_random_numbers
+from acclimate.methods import registry
+from acclimate.methods.registry import Found
 from acclimate.model import Model, ModelSpec
 from acclimate.networks.backbone import Backbone
 from acclimate.networks.backbones import load_backbone
@@ -35,9 +37,10 @@ def prepare(settings: Settings, task: Task, device: torch.device, track: Track) 
     if task.source.domain.kind != "vectors":
         weights = Path(settings.weights) if settings.weights else None
         backbone = load_backbone(settings.backbone, weights=weights)
-    setup = resolve(settings, task, backbone, device)
+    found = registry.find(settings.method)
+    setup = resolve(settings, found, task, backbone, device)
     seed_random_numbers(settings.seed, device)
-    model = Model(setup, backbone, device)
+    model = Model(setup, backbone, device, method=found.method)
     augment = _augment(settings, setup.tune, backbone)
     views: tuple[View, ...] = ("plain", "flip") if augment == "flip" else ("plain",)
     source, target = (
@@ -56,7 +59,9 @@ def prepare(settings: Settings, task: Task, device: torch.device, track: Track) 
     return Prepared(model, pair, target)
 
 
-def resolve(settings: Settings, task: Task, backbone: Backbone | None, device: torch.device) -> ModelSpec:
+def resolve(
+    settings: Settings, method: Found, task: Task, backbone: Backbone | None, device: torch.device
+) -> ModelSpec:
     """The setup of the model, every "auto" decided.
 
     Raises:
@@ -79,7 +84,7 @@ def resolve(settings: Settings, task: Task, backbone: Backbone | None, device: t
         raise OptionError("Feature vectors have no backbone to load weights into: leave out --weights, or give images.")
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and fast_bf16(device))
     return ModelSpec(
-        method=settings.method,
+        method=method.name,
         options=dict(settings.options),
         classes=task.source.classes,
         backbone=settings.backbone if backbone is not None else None,
@@ -89,6 +94,7 @@ def resolve(settings: Settings, task: Task, backbone: Backbone | None, device: t
         preprocess=backbone.preprocess if backbone is not None else None,
         bf16=bf16 and backbone is not None,
         cache_precision=settings.cache_precision,
+        origin=method.origin,
     )
 
 

@@ -13,8 +13,9 @@ import acclimate
 from acclimate.data.broken import without_broken
 from acclimate.data.domain import Domain, LabelledDomain, check_pair
 from acclimate.data.read import read_sealed, read_source
-from acclimate.errors import DataError
+from acclimate.errors import DataError, OptionError
 from acclimate.evaluation.answers import Answers, read_answers
+from acclimate.methods import registry
 from acclimate.progress import Listener
 from acclimate.settings import Settings, comparable
 
@@ -87,12 +88,30 @@ def read_task(settings: Settings, screen: Listener) -> Task:
 
 
 def identity(settings: Settings, task: Task) -> str:
-    """What makes a run the same run: its settings and the data, labels included."""
+    """What makes a run the same run: its settings, the code from outside that it runs, and the data, labels included.
+
+    Raises:
+        OptionError: Code was handed over in Python, so that nothing tells whether it is the same another time.
+    """
     weights = Path(settings.weights) if settings.weights else None
+    code = code_of(settings)
     parts = {
         "settings": comparable(settings.as_dict()),
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
         "version": acclimate.__version__,
+        **({"code": code} if code else {}),
         **task.identity,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def code_of(settings: Settings) -> dict[str, dict[str, str]]:
+    """The origins of a run's method and backbone, where they are from outside of the package."""
+    origins = {"method": registry.origin(settings.method)}
+    for what, origin in origins.items():
+        if origin is not None and origin.kind == "python":
+            raise OptionError(
+                f"A run directory cannot tell a {what} that is handed over in Python from another: name the file that "
+                "defines it, as in path/to/file.py:Name, or use AdaptiveClassifier."
+            )
+    return {what: origin.as_dict() for what, origin in origins.items() if origin is not None}

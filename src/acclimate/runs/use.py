@@ -14,6 +14,7 @@ from acclimate.errors import DataError
 from acclimate.evaluation.answers import read_answers
 from acclimate.evaluation.scores import Scores, score
 from acclimate.machine import pick_device
+from acclimate.methods import registry
 from acclimate.model import Model
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs.files import RUN_FILES, write_predictions
@@ -22,9 +23,23 @@ MOST_WARNINGS = 10  # of images that cannot be read, one by one
 
 
 def predict_images(
-    run: Path, data: str, out: Path, screen: Listener = NOBODY, *, device: str = "auto"
+    run: Path,
+    data: str,
+    out: Path,
+    screen: Listener = NOBODY,
+    *,
+    device: str = "auto",
+    method: str | None = None,
 ) -> dict[str, Any]:
     """Classify images with the model of a run, and write a CSV like the run's own predictions.csv.
+
+    Args:
+        run: The run directory.
+        data: The images.
+        out: The CSV.
+        screen: Where progress and warnings are shown.
+        device: Where the model runs.
+        method: The method again, as for `Model.load`.
 
     Returns:
         How many items there were, the names and reasons of those that cannot be read, how many items fell to each
@@ -32,9 +47,10 @@ def predict_images(
 
     Raises:
         DataError: There is no model, the images cannot be used, or the file cannot be written.
+        OptionError: The method has to be given again.
     """
     _check_table(out, run, data)
-    model = Model.load(run, pick_device(device))
+    model = Model.load(run, pick_device(device), method=method)
     found = read_target(data)
     keep, skipped = _usable(model, found, screen)
     domain = found.select(keep)
@@ -53,17 +69,32 @@ def predict_images(
 
 
 def evaluate_images(
-    run: Path, data: str, screen: Listener = NOBODY, *, device: str = "auto", allow_mismatch: bool = False
+    run: Path,
+    data: str,
+    screen: Listener = NOBODY,
+    *,
+    device: str = "auto",
+    allow_mismatch: bool = False,
+    method: str | None = None,
 ) -> tuple[str, Scores]:
     """Measure the model of a run on labelled images.
 
+    Args:
+        run: The run directory.
+        data: The images.
+        screen: Where progress and warnings are shown.
+        device: Where the model runs.
+        allow_mismatch: Score the classes that the model and the data share.
+        method: The method again, as for `Model.load`.
+
     Returns:
-        The method's name, and its scores.
+        The method's name as it is shown, and its scores.
 
     Raises:
         DataError: There is no model, or the images cannot be used, or have no labels.
+        OptionError: The method has to be given again.
     """
-    model = Model.load(run, pick_device(device))
+    model = Model.load(run, pick_device(device), method=method)
     domain, sealed = read_sealed(data)
     answers = read_answers(sealed, domain, model.setup.classes, allow_mismatch=allow_mismatch)
     if answers is None:
@@ -73,7 +104,7 @@ def evaluate_images(
         )
     keep, _ = _usable(model, domain, screen)
     probabilities = model.predict(domain.select(keep), screen.track)
-    return model.setup.method, score(probabilities, answers.select(keep), model.setup.classes)
+    return registry.shown(model.setup.method), score(probabilities, answers.select(keep), model.setup.classes)
 
 
 def _usable(model: Model, domain: Domain, screen: Listener) -> tuple[Indices, list[tuple[str, str]]]:
