@@ -28,7 +28,7 @@ ORDER = [  # from the ground up; what stands on one floor does not import its ne
     {"methods"},
     {"settings", "evaluation"},
     {"training", "model"},
-    {"runs"},
+    {"runs", "testing"},
     {"trust"},
     {"bench"},
     {"report", "screen"},  # so that nothing below imports the screen: what reports progress knows `progress` alone
