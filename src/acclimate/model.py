@@ -33,11 +33,12 @@ from acclimate.methods import registry
 from acclimate.methods.base import Method, evaluation_mode
 from acclimate.methods.options import check_options
 from acclimate.networks.backbone import Backbone, weights_fingerprint
-from acclimate.networks.backbones import load_backbone
+from acclimate.networks.backbones import BackboneSource, given_again, named_backbone
 from acclimate.networks.folding import cast, folded
 from acclimate.networks.network import Network, lay_out_convolutions
+from acclimate.networks.outside import behaviour
 from acclimate.networks.stages import split_top
-from acclimate.outside import Origin
+from acclimate.outside import Origin, shown
 from acclimate.progress import Track, silent
 
 
@@ -49,7 +50,7 @@ class ModelSpec:
         method: The method's name, as `registry.Found` has it.
         options: Its hyper-parameters, where they differ from the defaults.
         classes: K class names.
-        backbone: The backbone's name; None for a model of feature vectors.
+        backbone: The backbone's name, as `Backbone` has it; None for a model of feature vectors.
         vector: Length of the feature vectors, where there is no backbone.
         tune: What is trained: the "head" on the frozen backbone's vectors, the "top" stage of the backbone as well,
             on the frozen trunk's maps, or "all".
@@ -58,6 +59,7 @@ class ModelSpec:
         bf16: Whether the backbone ran in bfloat16.
         cache_precision: How exactly the frozen part's output is cached.
         origin: Where the method is from; None means from this package.
+        backbone_origin: Where the backbone is from; None means from this package or from timm.
     """
 
     method: str
@@ -71,6 +73,7 @@ class ModelSpec:
     bf16: bool
     cache_precision: Precision = "fp16"
     origin: Origin | None = None
+    backbone_origin: Origin | None = None
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> ModelSpec:
@@ -84,7 +87,8 @@ class ModelSpec:
         given = {name: entry[name] for name in cls.__dataclass_fields__}
         _check_entries(given)
         given["classes"] = tuple(given["classes"])
-        given["origin"] = Origin.from_dict(given["origin"]) if given["origin"] is not None else None
+        for name in ("origin", "backbone_origin"):
+            given[name] = Origin.from_dict(given[name]) if given[name] is not None else None
         if given["preprocess"] is not None:
             given["preprocess"] = Preprocess(**given["preprocess"])
         return cls(**given)
@@ -146,7 +150,7 @@ class Model:
         if self.frozen is None:
             return image_inputs(domain, self.setup.preprocess, augment, images=images)
         content = Content(
-            backbone=self.setup.backbone or "",
+            backbone=self._cached_as,
             weights=self._fingerprint,
             level=self.method.net.level,
             tune=self.setup.tune,
@@ -162,6 +166,16 @@ class Model:
         """That of the frozen part's weights, computed once for all domains."""
         assert self.frozen is not None
         return weights_fingerprint(self.frozen)
+
+    @cached_property
+    def _cached_as(self) -> str:
+        """What the cache knows the backbone by: its name, and of one from outside what tells of its code as well."""
+        name, origin = self.setup.backbone or "", self.setup.backbone_origin
+        if origin is None:
+            return name
+        assert self.frozen is not None
+        assert self.setup.preprocess is not None
+        return f"{shown(name)} {origin.sha256 or origin.kind} {behaviour(self.frozen, self.setup.preprocess)}"
 
     @cached_property
     def _extractor(self) -> nn.Module:
@@ -226,35 +240,50 @@ class Model:
     @classmethod
     @random_state_kept(torch.device("cpu"))  # the weights are drawn before they are read
     def load(
-        cls, folder: Path, device: torch.device | str = "cpu", *, method: str | type[Method] | None = None
+        cls,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        *,
+        method: str | type[Method] | None = None,
+        backbone: BackboneSource | None = None,
     ) -> Model:
         """Read what `save` wrote. A model from a stranger is safe to open: nothing is unpickled, and no file is run.
 
-        A method from a file is run only if it is given again, and only if the file is what it was when the model was
-        trained. A method of an installed package is found by its name; where the package has another version now, it
-        has to be given again. A class that is handed over is taken as it is, because Python runs it already.
+        A method or a backbone from a file is run only if it is given again, and only if the file is what it was when
+        the model was trained. A class or a module that is handed over is taken as it is, because Python runs it
+        already; a model that was trained with one is loaded with it alone. A method of an installed package is found
+        by its name; where the package has another version now, it has to be given again.
 
         Args:
             folder: Where the model lies.
             device: Where it is to run.
             method: The method that it was trained with, as for `registry.find`; None for those of this package.
+            backbone: The backbone that it was trained with, as for `load_backbone`; None for those of this package and
+                of timm. Its weights and its preprocessing are the model's. A model of feature vectors needs none.
 
         Raises:
             DataError: The folder holds no model, or a damaged one.
-            OptionError: The method has to be given again, is another one, or is not there.
+            OptionError: The method or the backbone has to be given again, is another one, or is not there.
         """
+        whose = f"The model in {folder}"
         with _readable(folder):
             setup = ModelSpec.from_json(json.loads((folder / "model.json").read_text(encoding="utf-8")))
             if setup.origin is None:
                 registry.own(setup.method)  # refuses what is none
-        found = registry.find_again(setup.method, setup.origin, method, f"The model in {folder}")
+        found = registry.find_again(setup.method, setup.origin, method, whose)
+        network = None
+        if setup.backbone is not None and setup.preprocess is not None:
+            network = given_again(setup.backbone, setup.backbone_origin, backbone, setup.preprocess, whose)
         with _readable(folder):
             check_options(found.method, setup.options)
             tensors = load_file(folder / "model.safetensors")
-            backbone = load_backbone(setup.backbone, pretrained=False) if setup.backbone else None
+            if network is not None:
+                setup = replace(setup, backbone=network.name, backbone_origin=network.origin)
+            elif setup.backbone is not None:
+                network = named_backbone(setup.backbone, pretrained=False)
             device = torch.device(device)
             setup = replace(setup, method=found.name, origin=found.origin, bf16=setup.bf16 and fast_bf16(device))
-            model = cls(setup, backbone, device, method=found.method)
+            model = cls(setup, network, device, method=found.method)
             for name, module in {"method/": model.method, "frozen/": model.frozen}.items():
                 if module is not None:
                     module.load_state_dict(

@@ -315,8 +315,14 @@ class Settings:
         ),
     )
     options: Mapping[str, Any] = field(default_factory=dict)
-    backbone: str = field(
-        default="efficientnet_lite0", metadata=told("The network; acclimate backbones lists them.", "Network")
+    backbone: str | Any = field(
+        default="efficientnet_lite0",
+        metadata=told(
+            "The network: one that acclimate backbones lists, path/to/file.py:function, or timm's local-dir:FOLDER; in "
+            "Python, a module as well.",
+            "Network",
+            is_code=True,
+        ),
     )
     weights: str | None = field(
         default=None, metadata=told("A file of weights for it: .safetensors, .pth or .pt.", "Network", is_path=True)
@@ -402,10 +408,16 @@ class Settings:
 
     def as_dict(self) -> dict[str, Any]:
         """Everything on one level, the recipe's entries included, for JSON; code by its name."""
-        method = self.method if isinstance(self.method, str) else self.method.__name__
-        entries = {**asdict(self), "method": method, "options": dict(self.options)}
-        recipe: dict[str, Any] = entries.pop("recipe")
-        return {**entries, **recipe}
+        entries = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "recipe"}
+        named = {"method": _name_of(self.method), "backbone": _name_of(self.backbone)}
+        return {**entries, **named, "options": dict(self.options), **asdict(self.recipe)}
+
+
+def _name_of(code: Any) -> str:
+    """A name, or that of a class or of an object's class."""
+    if isinstance(code, str):
+        return code
+    return code.__name__ if isinstance(code, type) else type(code).__name__
 
 
 def _check(settings: Recipe | Settings) -> None:

@@ -17,6 +17,7 @@ from acclimate.errors import RunsFailedError
 from acclimate.evaluation.scores import DomainErrors
 from acclimate.files import write_json
 from acclimate.methods import registry
+from acclimate.outside import shown
 from acclimate.runs.record import read_record
 from acclimate.schema import Entry, UnreadableError
 from acclimate.settings import OF_A_ROW
@@ -49,6 +50,7 @@ class Board:
     def _record(self, cell: Cell) -> BenchRecord:
         settings = cell.run.settings.as_dict()
         kept = {name: settings[name] for name, declared in OF_A_ROW.items() if declared.setting.changes_result}
+        kept["backbone"] = shown(kept["backbone"])
         if kept["weights"] is not None:
             kept["weights"] = Path(kept["weights"]).name
         return BenchRecord(
@@ -108,7 +110,7 @@ def result_of(made: PlannedRun) -> Result:
         domain_error=record.domain_error,
         terms={name: term.last for name, term in record.terms.items()},
         trained=Trained(
-            backbone=record.model.backbone,
+            backbone=shown(record.model.backbone) if record.model.backbone is not None else None,
             tune=record.model.tune,
             bf16=record.model.bf16,
             selection=record.selection,

@@ -132,7 +132,7 @@ def _is_method(row: str) -> bool:
 
 
 def read_grid(path: Path) -> dict[str, Any]:
-    """The content of a grid's file, for `make_grid`; its paths, those of methods too, are relative to its folder.
+    """The content of a grid's file, for `make_grid`; paths in it are relative to its folder.
 
     Raises:
         OptionError: It cannot be read, or is not TOML.
@@ -152,9 +152,11 @@ def read_grid(path: Path) -> dict[str, Any]:
     elif isinstance(data, dict):
         data["root"] = str(path.parent)
     rows = content.get("row")
-    for row in rows if isinstance(rows, list) else ():
-        if isinstance(row, dict) and isinstance(row.get("method"), str):
-            row["method"] = absolute(row["method"], path.parent)
+    rows = rows if isinstance(rows, list) else []
+    settings = [entry.get("settings") for entry in (content, *rows) if isinstance(entry, dict)]
+    for entries, name in (*((row, "method") for row in rows), *((entries, "backbone") for entries in settings)):
+        if isinstance(entries, dict) and isinstance(entries.get(name), str):
+            entries[name] = absolute(entries[name], path.parent)
     return content
 
 

@@ -51,7 +51,7 @@ class Trained(Entry, frozen=True, kw_only=True):
     """How a run of a bench was trained, every "auto" decided.
 
     Attributes:
-        backbone: The backbone's name; None for feature vectors.
+        backbone: The backbone's name, as it is shown; None for feature vectors.
         tune: What was trained.
         bf16: Whether the backbone ran in bfloat16.
         selection: Which step's weights are the result.

@@ -36,6 +36,13 @@ MethodAgain = Annotated[
     ),
 ]
 
+BackboneAgain = Annotated[
+    str | None,
+    typer.Option(
+        "--backbone", help="The backbone that it was trained with, where that is a file's: path/to/file.py:function."
+    ),
+]
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that fit wrote with --out.")]
 
 

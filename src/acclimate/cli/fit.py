@@ -54,7 +54,7 @@ def fit(
         settings = Settings.of(**given, options=parse_options(given["method"], set_ or []))
         record = adapt(settings, out, screen, command=sys.argv[1:], compare=compare, overwrite=overwrite)
         if with_report:
-            _write_report(out, screen, given["method"])
+            _write_report(out, screen, given["method"], given["backbone"])
         show_run(record, out, screen)
 
     run_command(work, json=json, quiet=quiet, debug=debug, computes=True, goes_on=FROM_CHECKPOINT)
@@ -89,13 +89,13 @@ def demo(
         settings = Settings.of(source=str(source), target=str(target), method=method, backbone="lenet", steps=steps)
         run = out / registry.shown(method)
         record = adapt(settings, run, screen, command=sys.argv[1:], compare=True, overwrite=overwrite)
-        _write_report(run, screen, method)
+        _write_report(run, screen, method, "lenet")
         show_run(record, run, screen)
 
     run_command(work, json=json, quiet=quiet, debug=debug, computes=True, goes_on=FROM_CHECKPOINT)
 
 
-def _write_report(run: Path, screen: Screen, method: str) -> None:
+def _write_report(run: Path, screen: Screen, method: str, backbone: str) -> None:
     """The report of a run that has been made, unless it is there already; the run is none the worse without it."""
     from acclimate.report import page as report
 
@@ -103,7 +103,7 @@ def _write_report(run: Path, screen: Screen, method: str) -> None:
     if page.exists() and page.stat().st_mtime >= record.stat().st_mtime:
         return
     try:
-        for sentence in report.write(run, method=method, track=screen.track).left_out:
+        for sentence in report.write(run, method=method, backbone=backbone, track=screen.track).left_out:
             screen.warn(sentence)
     except AcclimateError as error:
         screen.warn(f"There is no report: {error}")

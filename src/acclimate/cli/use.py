@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acclimate.cli.command import Debug, Device, Json, MethodAgain, Quiet, RunFolder, run_command
+from acclimate.cli.command import BackboneAgain, Debug, Device, Json, MethodAgain, Quiet, RunFolder, run_command
 from acclimate.settings import DATA_FORMS
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ def predict(
     data: Annotated[str, typer.Argument(metavar="DATA", help=f"The images: a folder, or {DATA_FORMS}.")],
     out: Annotated[Path, typer.Option(help="The CSV to write: path, predicted, confidence, one column a class.")],
     method: MethodAgain = None,
+    backbone: BackboneAgain = None,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
@@ -29,7 +30,7 @@ def predict(
     def work(screen: Screen) -> None:
         from acclimate.runs import use
 
-        result = use.predict_images(run, data, out, screen, device=device, method=method)
+        result = use.predict_images(run, data, out, screen, device=device, method=method, backbone=backbone)
         screen.say(f"{result['items']:,} predictions are in {out}.")
         screen.show_json(result)
 
@@ -43,6 +44,7 @@ def evaluate(
         bool, typer.Option("--allow-class-mismatch", help="Score the classes that the model and the data share.")
     ] = False,
     method: MethodAgain = None,
+    backbone: BackboneAgain = None,
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,
@@ -56,7 +58,7 @@ def evaluate(
         from acclimate.schema import as_json
 
         name, scores = use.evaluate_images(
-            run, data, screen, device=device, allow_mismatch=allow_class_mismatch, method=method
+            run, data, screen, device=device, allow_mismatch=allow_class_mismatch, method=method, backbone=backbone
         )
         show_scores(screen, {name: scores})
         screen.show_json(as_json(scores.record()))
@@ -68,6 +70,7 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that fit or bench wrote with --out.")],
     out: Annotated[Path | None, typer.Option(help="The file to write; RUN/report.html if none is named.")] = None,
     method: MethodAgain = None,
+    backbone: BackboneAgain = None,
     open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     json: Json = False,
     quiet: Quiet = False,
@@ -86,7 +89,7 @@ def report(
         if (run / "records.jsonl").exists():
             written = bench_report.write_bench(tables.read_records([run]), out or run / "report.html")
         else:
-            written = page.write(run, out, method=method, track=screen.track)
+            written = page.write(run, out, method=method, backbone=backbone, track=screen.track)
         for sentence in written.left_out:
             screen.warn(sentence)
         screen.say(f"The report is {written.path}, {written.size / 1e6:.1f} MB.")

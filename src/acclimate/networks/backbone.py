@@ -8,18 +8,20 @@ import torch
 from torch import Tensor, nn
 
 from acclimate.data.preprocess import Preprocess
+from acclimate.outside import Origin
 
 
 class Backbone(nn.Module):
     """A network without its classifier, in two parts: the body makes a map of an image, the pool a vector of the map.
 
     Attributes:
-        name: The name it was loaded by.
+        name: The name it was loaded by; the name of its class, where a module was handed over.
         preprocess: How its images are prepared.
         channels: Length C of the pooled vector; the map may have another number of channels.
         pretrained: Whether its weights come from elsewhere; False means that it has to be trained from scratch.
         body: From images (B, channels of `preprocess`, H, W) to a map (B, C', h, w) or tokens (B, T, C').
         pool: From the body's output to (B, C). It may hold weights of its own (a last normalisation, a layer).
+        origin: Where its code is from; None means from this package or from timm.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Backbone(nn.Module):
         self.pretrained = pretrained
         self.body = body
         self.pool = pool
+        self.origin: Origin | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """The pooled vector (B, C) of images x (B, 3, H, W), or (B, 1, H, W) for the digits networks."""

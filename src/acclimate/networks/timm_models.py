@@ -136,6 +136,27 @@ def timm_model(name: str, weights: Path | None, pretrained: bool) -> nn.Module:
     return model
 
 
+def local_model(name: str, weights: Path | None, pretrained: bool) -> nn.Module:
+    """The model that timm has saved in a folder, without its classifier.
+
+    Args:
+        name: `local-dir:` and the folder.
+        weights: A file of weights to use in place of those in the folder.
+        pretrained: Use the folder's weights, if no others are given.
+    """
+    try:
+        model: nn.Module = timm.create_model(name, pretrained=pretrained and weights is None, num_classes=0)
+    except Exception as error:  # a description may have any mistake
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise OptionError(
+            f"timm cannot load {name} ({lines[0].rstrip('.')}): name a folder with a config.json and weights as "
+            "timm saves them."
+        ) from error
+    if weights is not None:
+        fit_weights(model, read_weights(weights), name, weights)
+    return model
+
+
 def _config(name: str) -> PretrainedCfg:
     """What timm knows of the model's weights and input."""
     try:

@@ -44,7 +44,15 @@ COLOURS = 10  # of classes in the embedding
 SCALE, MARGIN = 1000, 20  # side of the embedding's plane and what stays free, in its units
 
 
-def exhibits(run: Run, data: Data | None, left_out: list[str], track: Track, *, method: str | None = None) -> Section:
+def exhibits(
+    run: Run,
+    data: Data | None,
+    left_out: list[str],
+    track: Track,
+    *,
+    method: str | None = None,
+    backbone: str | None = None,
+) -> Section:
     """The sections for which the model or the images are needed; None for each that cannot be made.
 
     Args:
@@ -53,11 +61,12 @@ def exhibits(run: Run, data: Data | None, left_out: list[str], track: Track, *, 
         left_out: Gets a sentence for each thing that cannot be shown.
         track: Shows the progress.
         method: The run's method again, as for `Model.load`.
+        backbone: The run's backbone again, as for `Model.load`.
     """
     sections: Section = dict.fromkeys(("embedding", "sheet", "galleries", "looks", "masks", "cloud"))
     try:
-        model = Model.load(run.folder, method=method)
-        before = Model.load(run.folder / BASELINE) if run.before is not None else None
+        model = Model.load(run.folder, method=method, backbone=backbone)
+        before = Model.load(run.folder / BASELINE, backbone=backbone) if run.before is not None else None
     except AcclimateError as error:
         left_out.append(f"Without the model there is no embedding and no map of what it looks at: {error}")
         return sections

@@ -30,7 +30,14 @@ class Report(NamedTuple):
     left_out: list[str]
 
 
-def write(run: Path, out: Path | None = None, *, method: str | None = None, track: Track = silent) -> Report:
+def write(
+    run: Path,
+    out: Path | None = None,
+    *,
+    method: str | None = None,
+    backbone: str | None = None,
+    track: Track = silent,
+) -> Report:
     """Write the report of a finished run.
 
     The same run and data give the same bytes on the same machine.
@@ -39,6 +46,7 @@ def write(run: Path, out: Path | None = None, *, method: str | None = None, trac
         run: The run directory. The data are read anew from where its record says that they lie.
         out: The file; None is report.html in the run directory.
         method: The method again, as for `Model.load`; without one from a file, what needs the model is left out.
+        backbone: The backbone again, likewise.
         track: Shows the progress.
 
     Raises:
@@ -57,7 +65,7 @@ def write(run: Path, out: Path | None = None, *, method: str | None = None, trac
         confusions=confusions(finished),
         curves=curves(finished.metrics),
         domain_error=finished.record.domain_error,
-        **exhibits(finished, data, left_out, track, method=method),
+        **exhibits(finished, data, left_out, track, method=method, backbone=backbone),
         made=made(finished),
         left_out=left_out,
     )

@@ -76,8 +76,8 @@ def resolve(
         tune = "head"
     else:
         tune = "all" if scratch or device.type == "cuda" else "head"
-    if scratch and tune != "all":
-        raise OptionError(f"{settings.backbone} has no pretrained weights: use --tune all, or give --weights FILE.")
+    if backbone is not None and scratch and tune != "all":
+        raise OptionError(f"{backbone.name} has no pretrained weights: use --tune all, or give --weights FILE.")
     if backbone is None and tune != "head":
         raise OptionError("Feature vectors have no backbone to train: use --tune head, or give images.")
     if backbone is None and settings.weights is not None:
@@ -87,7 +87,7 @@ def resolve(
         method=method.name,
         options=dict(settings.options),
         classes=task.source.classes,
-        backbone=settings.backbone if backbone is not None else None,
+        backbone=backbone.name if backbone is not None else None,
         vector=int(items.shape[1]) if backbone is None and not isinstance(items, tuple) else None,
         tune=tune,
         bottleneck=settings.bottleneck,
@@ -95,6 +95,7 @@ def resolve(
         bf16=bf16 and backbone is not None,
         cache_precision=settings.cache_precision,
         origin=method.origin,
+        backbone_origin=backbone.origin if backbone is not None else None,
     )
 
 

@@ -16,6 +16,7 @@ from acclimate.data.read import read_sealed, read_source
 from acclimate.errors import DataError, OptionError
 from acclimate.evaluation.answers import Answers, read_answers
 from acclimate.methods import registry
+from acclimate.networks import backbones
 from acclimate.progress import Listener
 from acclimate.settings import Settings, comparable
 
@@ -107,7 +108,7 @@ def identity(settings: Settings, task: Task) -> str:
 
 def code_of(settings: Settings) -> dict[str, dict[str, str]]:
     """The origins of a run's method and backbone, where they are from outside of the package."""
-    origins = {"method": registry.origin(settings.method)}
+    origins = {"method": registry.origin(settings.method), "backbone": backbones.origin(settings.backbone)}
     for what, origin in origins.items():
         if origin is not None and origin.kind == "python":
             raise OptionError(

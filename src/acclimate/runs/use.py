@@ -30,6 +30,7 @@ def predict_images(
     *,
     device: str = "auto",
     method: str | None = None,
+    backbone: str | None = None,
 ) -> dict[str, Any]:
     """Classify images with the model of a run, and write a CSV like the run's own predictions.csv.
 
@@ -40,6 +41,7 @@ def predict_images(
         screen: Where progress and warnings are shown.
         device: Where the model runs.
         method: The method again, as for `Model.load`.
+        backbone: The backbone again, as for `Model.load`.
 
     Returns:
         How many items there were, the names and reasons of those that cannot be read, how many items fell to each
@@ -47,10 +49,10 @@ def predict_images(
 
     Raises:
         DataError: There is no model, the images cannot be used, or the file cannot be written.
-        OptionError: The method has to be given again.
+        OptionError: The method or the backbone has to be given again.
     """
     _check_table(out, run, data)
-    model = Model.load(run, pick_device(device), method=method)
+    model = Model.load(run, pick_device(device), method=method, backbone=backbone)
     found = read_target(data)
     keep, skipped = _usable(model, found, screen)
     domain = found.select(keep)
@@ -76,6 +78,7 @@ def evaluate_images(
     device: str = "auto",
     allow_mismatch: bool = False,
     method: str | None = None,
+    backbone: str | None = None,
 ) -> tuple[str, Scores]:
     """Measure the model of a run on labelled images.
 
@@ -86,15 +89,16 @@ def evaluate_images(
         device: Where the model runs.
         allow_mismatch: Score the classes that the model and the data share.
         method: The method again, as for `Model.load`.
+        backbone: The backbone again, as for `Model.load`.
 
     Returns:
         The method's name as it is shown, and its scores.
 
     Raises:
         DataError: There is no model, or the images cannot be used, or have no labels.
-        OptionError: The method has to be given again.
+        OptionError: The method or the backbone has to be given again.
     """
-    model = Model.load(run, pick_device(device), method=method)
+    model = Model.load(run, pick_device(device), method=method, backbone=backbone)
     domain, sealed = read_sealed(data)
     answers = read_answers(sealed, domain, model.setup.classes, allow_mismatch=allow_mismatch)
     if answers is None:
