@@ -23,6 +23,7 @@ from acclimate.model import Model
 from acclimate.runs.fit import fit
 from acclimate.screen import Screen
 from acclimate.settings import Settings
+from acclimate.testing import check_method
 from standins import make
 from tiny import acclimate, refused, succeeds, vectors
 
@@ -104,6 +105,7 @@ def test_a_method_from_a_file_is_trained_used_and_goes_on(
     tmp_path: Path, mine: Path, data: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
+    check_method(f"{mine}:Mine")
     monkeypatch.chdir(mine.parent)
     command = ("fit", *data, "--out", run, "--set", "weight=0.3", "--set", "floor=-0.5")
     result = succeeds(*command, "--method", "my.py", "--compare")

@@ -66,6 +66,12 @@ def test_a_sound_method_passes(needs: str, tmp_path: Path) -> None:
     check_method(registry.load(name), hidden=8)
 
 
+def test_the_method_of_the_documentation_passes(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "own.md").read_text(encoding="utf-8")
+    (tmp_path / "my.py").write_text(page.split("```python\n")[1].split("```")[0])
+    check_method(str(tmp_path / "my.py"))
+
+
 INIT = "        self.weight = weight\n"
 STEP = "        f_s, f_t = self.net.pair(s.x, t.x)\n"
 PREDICT = "        return self.classifier(self.net(x))"
