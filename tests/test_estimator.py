@@ -82,7 +82,7 @@ def routing() -> Iterator[None]:
 # --- scikit-learn's own checks -----------------------------------------------------------------------------------
 
 
-@parametrize_with_checks([quick(name) for name in ("source_only", "wemnet")])
+@parametrize_with_checks([quick("wemnet")])
 def test_it_passes_the_checks_of_scikit_learn(estimator: AdaptiveClassifier, check: Any) -> None:
     check(estimator)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import typer
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 import acclimate.cli.app as command_line
@@ -65,6 +66,7 @@ def foreign(one: Declared) -> st.SearchStrategy[Any]:
 
 
 @every_setting
+@examples(max_examples=30)  # of each setting
 @given(data=st.data())
 def test_what_fits_is_taken_as_it_is(one: Declared, data: st.DataObject) -> None:
     value = data.draw(fitting(one))
@@ -73,6 +75,7 @@ def test_what_fits_is_taken_as_it_is(one: Declared, data: st.DataObject) -> None
 
 
 @every_setting
+@examples(max_examples=30)
 @given(data=st.data())
 def test_what_is_of_another_type_is_refused(one: Declared, data: st.DataObject) -> None:
     value = data.draw(foreign(one))

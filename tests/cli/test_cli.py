@@ -241,7 +241,7 @@ def test_what_goes_wrong_elsewhere(
 
 
 def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for load, total, stride in (("_uci", "UCI_IMAGES", 18), ("_mnist", "MNIST_IMAGES", 50)):
+    for load, total, stride in (("_uci", "UCI_IMAGES", 36), ("_mnist", "MNIST_IMAGES", 100)):
         images, labels = getattr(digits, load)()
         few = (list(images)[::stride], labels[::stride])  # the real ones, but not all
         monkeypatch.setattr(digits, load, lambda few=few: few)
@@ -252,10 +252,10 @@ def test_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "runs" / "demo" / "wemnet"
     record = json.loads((out / "record.json").read_text())
     assert record["steps"] == 3
-    assert record["data"]["source"]["items"] == record["data"]["target"]["items"] == 100
+    assert record["data"]["source"]["items"] == record["data"]["target"]["items"] == 50
     for accuracy in (record["compare"]["scores"]["accuracy"], record["scores"]["accuracy"]):
         assert f" {100 * accuracy:.1f}" in first.stdout
-    for shown in ("Accuracy on the target in %, 100 labelled images", "source_only", "wemnet", "Change", "Overall"):
+    for shown in ("Accuracy on the target in %, 50 labelled images", "source_only", "wemnet", "Change", "Overall"):
         assert shown in first.stdout
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.png")}
