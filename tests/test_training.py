@@ -125,6 +125,25 @@ def test_a_network_without_momentum_and_adam_are_as_separate_optimisers(optimize
         assert torch.allclose(a, b, rtol=0, atol=1e-12)
 
 
+def test_a_loop_of_one_s_own_over_the_objectives_is_the_trainer() -> None:
+    recipe, ends = Recipe(steps=5, schedule="constant"), []
+    torch.manual_seed(0)
+    trained, by_hand = Alternating(), Alternating()
+    by_hand.load_state_dict(trained.state_dict())
+    for _ in train(trained, pair(), recipe):
+        pass
+    optimizer = make_optimizer(by_hand, recipe)
+    for s, t in pair().batches(5):
+        for objective in by_hand.step(s, t):
+            assert torch.equal(objective.loss, sum(objective.terms.values(), torch.zeros(())))
+            optimizer.zero_grad()
+            objective.loss.backward(inputs=objective.parameters(by_hand))
+            optimizer.step()
+        ends.append(by_hand.state_dict()["steps"].item())
+    assert ends == [1, 2, 3, 4, 5]
+    assert all(torch.equal(tensor, by_hand.state_dict()[name]) for name, tensor in trained.state_dict().items())
+
+
 def double(data: Pair) -> Pair:
     """The same batches in float64."""
     plain = data.batch

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import reduce
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,14 +37,14 @@ class Checkpoint(NamedTuple):
     stage: int
     step: int
 
-    def save(self, path: Path) -> None:
+    def save(self, path: str | Path) -> None:
         """Write one safetensors file; a kill at any moment leaves the old one or the new one."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
-        with replacing(path) as temporary:
+        with replacing(Path(path)) as temporary:
             save_file(tensors, temporary, metadata={"at": json.dumps({"stage": self.stage, "step": self.step})})
 
     @classmethod
-    def load(cls, path: Path) -> Checkpoint:
+    def load(cls, path: str | Path) -> Checkpoint:
         """Read what `save` wrote."""
         with safe_open(path, framework="pt") as file:
             at = json.loads(file.metadata()["at"])
@@ -159,7 +158,8 @@ def _run_stage(
 def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
     """One optimiser over every trainable parameter; pretrained layers have their own learning rate.
 
-    A parameter moves only in the steps whose objective gives it a gradient.
+    A parameter moves only in the steps whose objective gives it a gradient. The learning rates are those of the start,
+    and each group has the `multiplier` of its own, for schedules.
     """
     pretrained = [m for net in method.networks if net.pretrained for m in (net.encoder, net.pool)]
     slow, plain = _identities(pretrained), _identities(method.without_momentum)
@@ -167,10 +167,11 @@ def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for p in trainable:
         groups.setdefault((id(p) in slow, id(p) in plain), []).append(p)
-    settings = [
-        {"params": parameters, "multiplier": recipe.backbone_lr if is_slow else 1.0} | _momentum(recipe, is_plain)
-        for (is_slow, is_plain), parameters in groups.items()
-    ]
+    settings: list[dict[str, Any]] = []
+    for (is_slow, is_plain), parameters in groups.items():
+        multiplier = recipe.backbone_lr if is_slow else 1.0
+        rate = {"lr": recipe.lr * multiplier, "multiplier": multiplier}
+        settings.append({"params": parameters, **rate, **_momentum(recipe, is_plain)})
     if not settings:  # as of a closed form; torch refuses an optimiser of no group
         settings = [{"params": [], "multiplier": 1.0}]
     if recipe.optimizer == "adam":
@@ -195,19 +196,18 @@ def _momentum(recipe: Recipe, is_plain: bool) -> dict[str, Any]:
 
 
 def _parameters(method: Method, objective: Objective) -> list[nn.Parameter]:
-    modules: Sequence[nn.Module] = objective.over or (method,)
-    unique = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
-    if not unique:
+    parameters = objective.parameters(method)
+    if not parameters:
         raise OptionError(
             "The method trains a network that has nothing to train here: keep a bottleneck, or use --tune top."
         )
-    return list(unique.values())
+    return parameters
 
 
 def _backward(objective: Objective, parameters: list[nn.Parameter], parts: int, step: int) -> dict[str, Tensor]:
     """Add the objective's gradient to these parameters alone; returns its terms, detached."""
     terms = {name: term.detach() for name, term in objective.terms.items()}
-    loss = reduce(torch.add, objective.terms.values())
+    loss = objective.loss
     if not math.isfinite(loss.item()):
         bad = [name for name, term in terms.items() if not torch.isfinite(term)]
         raise DivergedError(

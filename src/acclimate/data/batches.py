@@ -54,7 +54,7 @@ class Pair:
 
     Args:
         source: The source's inputs.
-        labels: (N_s,) int64 source labels.
+        labels: (N_s,) the source's labels, from 0 to K - 1.
         target: The target's inputs.
         batch_size: Samples a batch from each domain.
         seed: Seed of the order of the samples and of their augmentation.
@@ -65,7 +65,7 @@ class Pair:
     def __init__(
         self,
         source: Inputs,
-        labels: npt.NDArray[np.int64],
+        labels: npt.ArrayLike,
         target: Inputs,
         *,
         batch_size: int = 32,

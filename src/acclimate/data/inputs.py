@@ -6,12 +6,13 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from acclimate.choices import Augment
 from acclimate.data.decode import THREADS, Pixels, picture
@@ -80,6 +81,41 @@ def _drawn_view(views: int, samples: int, rng: np.random.Generator | None) -> In
     if rng is None or views == 1:
         return 0
     return rng.integers(views, size=samples)
+
+
+class Samples(Protocol):
+    """A PyTorch dataset with positions, or any other sequence of samples."""
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+        ...
+
+    def __getitem__(self, index: int, /) -> Any:
+        """The sample at a position: x, or a tuple that begins with it."""
+        ...
+
+
+class DatasetInputs:
+    """Inputs that are the samples of a PyTorch dataset, fetched one by one as batches need them.
+
+    Only x is taken of a sample, so that a labelled dataset may be the target. What augments are the dataset's own
+    transforms: evaluation sees them as well, unless it is given a dataset without them.
+
+    Args:
+        dataset: N samples: x of one shape, as a tensor, an array or a number, or tuples that begin with it.
+    """
+
+    def __init__(self, dataset: Samples) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
+        """The samples at `index`, (B, ...) float32."""
+        samples = [self.dataset[i] for i in index.tolist()]
+        x: Tensor = default_collate([sample[0] if isinstance(sample, tuple) else sample for sample in samples])
+        return x.float()
 
 
 MEMORY = 2**30  # bytes of resized images that are kept

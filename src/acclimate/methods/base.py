@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -30,6 +31,21 @@ class Objective:
     def __init__(self, *over: nn.Module, **terms: Tensor) -> None:
         self.over = over
         self.terms = terms
+
+    @property
+    def loss(self) -> Tensor:
+        """The sum of the terms, a scalar."""
+        return reduce(torch.add, self.terms.values())
+
+    def parameters(self, method: Method) -> list[nn.Parameter]:
+        """What the objective trains: the trainable parameters of its modules, each once.
+
+        Args:
+            method: The method that yielded it, which it is over if it names no modules.
+        """
+        modules: tuple[nn.Module, ...] = self.over or (method,)
+        unique = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+        return list(unique.values())
 
 
 StepFunction: TypeAlias = Callable[[Labelled, Unlabelled], Iterator[Objective]]

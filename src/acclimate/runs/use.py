@@ -15,11 +15,36 @@ from acclimate.evaluation.answers import read_answers
 from acclimate.evaluation.scores import Scores, score
 from acclimate.machine import pick_device
 from acclimate.methods import registry
+from acclimate.methods.base import Method
 from acclimate.model import Model
+from acclimate.networks.backbones import BackboneSource
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs.files import RUN_FILES, write_predictions
 
 MOST_WARNINGS = 10  # of images that cannot be read, one by one
+
+
+def load(
+    run: str | Path,
+    device: str = "auto",
+    *,
+    method: str | type[Method] | None = None,
+    backbone: BackboneSource | None = None,
+) -> Model:
+    """The model of a finished run.
+
+    Args:
+        run: The run directory.
+        device: Where it computes: "cpu", "cuda", or "auto", a GPU if there is one.
+        method: The method that it was trained with, where that is in a file of its user: no file's code is run unless
+            it is given again.
+        backbone: The backbone that it was trained with, likewise.
+
+    Raises:
+        DataError: The folder holds no model, or a damaged one.
+        OptionError: The device does not exist, or the method or the backbone has to be given again.
+    """
+    return Model.load(Path(run), pick_device(device), method=method, backbone=backbone)
 
 
 def predict_images(
@@ -52,7 +77,7 @@ def predict_images(
         OptionError: The method or the backbone has to be given again.
     """
     _check_table(out, run, data)
-    model = Model.load(run, pick_device(device), method=method, backbone=backbone)
+    model = load(run, device, method=method, backbone=backbone)
     found = read_target(data)
     keep, skipped = _usable(model, found, screen)
     domain = found.select(keep)
@@ -98,7 +123,7 @@ def evaluate_images(
         DataError: There is no model, or the images cannot be used, or have no labels.
         OptionError: The method or the backbone has to be given again.
     """
-    model = Model.load(run, pick_device(device), method=method, backbone=backbone)
+    model = load(run, device, method=method, backbone=backbone)
     domain, sealed = read_sealed(data)
     answers = read_answers(sealed, domain, model.setup.classes, allow_mismatch=allow_mismatch)
     if answers is None:
