@@ -84,8 +84,8 @@ def decoding(images: ImageInputs) -> float:
 def extraction(name: str, domain: Domain, *, bf16: bool) -> float:
     """Images a second of Acclimate, with a new cache."""
     backbone = load_backbone(name, pretrained=False)
-    setup = ModelSpec("source_only", {}, ("a", "b"), name, 0, "head", 0, backbone.preprocess, bf16)
-    model = Model(setup, backbone)
+    spec = ModelSpec("source_only", {}, ("a", "b"), name, 0, "head", 0, backbone.preprocess, bf16)
+    model = Model(spec, backbone)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["ACCLIMATE_CACHE"] = cache
         keep_freed_memory()  # as every command does

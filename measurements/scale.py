@@ -185,9 +185,9 @@ def fill(case: Case, folder: Path) -> None:
         backbone=made.backbone,
         weights=weights_fingerprint(model.frozen),
         level=model.method.net.level,
-        tune=model.setup.tune,
+        tune=model.spec.tune,
         preprocess=backbone.preprocess,
-        bf16=model.setup.bf16,
+        bf16=model.spec.bf16,
         precision=made.cache_precision,
     )
     store = Store(content.folder)

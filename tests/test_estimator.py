@@ -321,7 +321,7 @@ def test_grey_images_in_an_array_train_lenet_from_scratch() -> None:
     target = grey_squares(30, seed=1)[0]
     parameters = {"steps": 40, "batch_size": 8, "bottleneck": 16, "random_state": 0}
     classifier = AdaptiveClassifier(backbone="lenet", method="dann", options={"hidden": 16}, **parameters)
-    assert classifier.fit(x, y, X_target=255 - target).model_.setup.tune == "all"
+    assert classifier.fit(x, y, X_target=255 - target).model_.spec.tune == "all"
     assert classifier.score(x, y) == 1
     again = clone(classifier).fit(x, y, X_target=255 - target)
     np.testing.assert_array_equal(again.predict_proba(target), classifier.predict_proba(target))

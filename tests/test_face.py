@@ -111,6 +111,6 @@ def test_the_page_s_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert names["probabilities"].shape == (120, 2)
     accuracy = (names["method"].eval().predict(names["images"]).argmax(1) == names["labels"]).float().mean()
     assert accuracy > 0.9
-    assert names["record"]["settings"]["method"] == "dann"
+    assert names["record"].settings["method"] == "dann"
     assert names["z"].shape == (4, 2)
     assert Path("dann.checkpoint").exists()

@@ -38,7 +38,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def setup(**changes: Any) -> ModelSpec:
+def spec(**changes: Any) -> ModelSpec:
     content: dict[str, Any] = {
         "method": "wemnet",
         "options": {"trade_off": 0.5},
@@ -58,14 +58,14 @@ def built(kind: str, method: str, folder: Path, weights: Path) -> tuple[Model, D
     torch.manual_seed(0)
     if kind == "vectors":
         domain = read_target(vectors(folder / "target.npz"))
-        model = Model(setup(method=method, options=small(method)), None)
+        model = Model(spec(method=method, options=small(method)), None)
     else:
         name = "lenet" if kind == "scratch" else TIMM
         tune = "all" if kind == "scratch" else kind
         domain = read_target(pictures(folder / "target"))
         backbone = load_backbone(name, weights=None if kind == "scratch" else weights)
         how = {"backbone": name, "vector": None, "tune": tune, "preprocess": backbone.preprocess}
-        model = Model(setup(method=method, options=small(method), **how), backbone)
+        model = Model(spec(method=method, options=small(method), **how), backbone)
     model.method.train()
     x, index = model.inputs(domain).batch(np.arange(6), None), torch.arange(6)
     with torch.no_grad():  # BatchNorm and moving averages have seen a batch
@@ -90,7 +90,7 @@ def test_a_loaded_model_predicts_the_same(kind: str, method: str, tmp_path: Path
     model.save(tmp_path)
     torch.manual_seed(1)
     loaded = Model.load(tmp_path)
-    assert loaded.setup == model.setup
+    assert loaded.spec == model.spec
     assert np.array_equal(loaded.predict(domain), before)
     assert len(np.unique(before, axis=0)) > 1  # it does read its input
     state, again = model.method.state_dict(), loaded.method.state_dict()
@@ -101,7 +101,7 @@ def test_a_loaded_model_predicts_the_same(kind: str, method: str, tmp_path: Path
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_model_is_called_with_a_batch(kind: str, tmp_path: Path, weights: Path) -> None:
     model, domain = built(kind, "dann", tmp_path, weights)
-    preprocess = model.setup.preprocess
+    preprocess = model.spec.preprocess
     inputs = model.inputs(domain) if preprocess is None else ImageInputs(domain, preprocess)
     x = inputs.batch(np.arange(len(domain)), None)
     state = {name: tensor.clone() for name, tensor in model.method.state_dict().items()}
@@ -159,7 +159,7 @@ def test_saving_follows_no_link_that_somebody_has_planted(tmp_path: Path) -> Non
     names = ("model.safetensors", ".model.safetensors.tmp", "model.json", f".model.json.{os.getpid()}.tmp")
     for name in names:
         (tmp_path / name).symlink_to(tmp_path / "elsewhere")
-    Model(setup(), None).save(tmp_path)
+    Model(spec(), None).save(tmp_path)
     assert (tmp_path / "elsewhere").read_bytes() == b"precious"
     assert [(tmp_path / name).is_symlink() for name in names] == [False, True, False, True]
     Model.load(tmp_path)
@@ -170,7 +170,7 @@ def test_saving_follows_no_link_that_somebody_has_planted(tmp_path: Path) -> Non
 
 @pytest.fixture
 def stranger(tmp_path: Path) -> Path:
-    Model(setup(), None).save(tmp_path)
+    Model(spec(), None).save(tmp_path)
     return tmp_path
 
 
@@ -293,14 +293,14 @@ def test_weights_with_a_tensor_too_many_or_too_few(stranger: Path) -> None:
         save_file(other, file)
         assert altered(stranger) == "the weights do not fit model.json"
     save_file(tensors, file)
-    assert Model.load(stranger).setup == setup()
+    assert Model.load(stranger).spec == spec()
 
 
 def test_a_class_name_stays_data(tmp_path: Path) -> None:
     run = tmp_path / "run"
     run.mkdir()
     torch.manual_seed(0)
-    Model(setup(classes=("=1+1", "[bold]b[/bold]", 'c"\n')), None).save(run)
+    Model(spec(classes=("=1+1", "[bold]b[/bold]", 'c"\n')), None).save(run)
     target = vectors(tmp_path / "target.npz", labelled=False)
     result = json.loads(succeeds("predict", run, target, "--out", tmp_path / "p.csv", "--json").stdout)
     assert list(result["classes"]) == ["=1+1", "[bold]b[/bold]", 'c"\n']
@@ -313,7 +313,7 @@ def test_grouped_convolutions_and_those_of_images_are_trained_with_the_channels_
 ) -> None:
     backbone = load_backbone(name, pretrained=False)
     entries = {"backbone": name, "vector": None, "tune": tune, "preprocess": backbone.preprocess}
-    Model(setup(**entries), backbone).save(tmp_path)
+    Model(spec(**entries), backbone).save(tmp_path)
     weights = [p for p in Model.load(tmp_path).method.net.encoder.parameters() if p.ndim == 4]
     assert weights
     for w in weights:  # the strides, since weights of one pixel or one channel are contiguous either way

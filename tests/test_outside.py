@@ -220,7 +220,7 @@ def test_a_class_for_the_estimator(tmp_path: Path, mine: Path) -> None:
     by_class, by_name = (AdaptiveClassifier(method=m, **small).fit(X, y) for m in (cls, str(mine)))
     assert np.array_equal(by_class.predict_proba(X), by_name.predict_proba(X))
     built_in, named = (AdaptiveClassifier(method=m, **small).fit(X, y) for m in (DANN, "dann"))
-    assert built_in.model_.setup == named.model_.setup
+    assert built_in.model_.spec == named.model_.spec
 
     by_class.model_.save(tmp_path)
     with pytest.raises(OptionError, match=r"the method Mine, which was handed over in Python: load .*method=\.\.\."):

@@ -77,7 +77,7 @@ class ModelSpec:
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> ModelSpec:
-        """Read what `dataclasses.asdict` made of a setup.
+        """Read what `dataclasses.asdict` made of a spec.
 
         Raises:
             KeyError: An entry is missing.
@@ -98,10 +98,10 @@ class Model:
     """A method on a backbone, which turns a domain into class probabilities.
 
     Args:
-        setup: What it is built from.
+        spec: What it is built from.
         backbone: The backbone with its weights; None for feature vectors. The method trains a part of it in place.
         device: Where it runs.
-        method: The method's class; None loads it by the name that the setup has.
+        method: The method's class; None loads it by the name that the spec has.
 
     Attributes:
         frozen: The part of the backbone that is not trained, whose output is cached; None where there is none.
@@ -110,17 +110,17 @@ class Model:
 
     def __init__(
         self,
-        setup: ModelSpec,
+        spec: ModelSpec,
         backbone: Backbone | None,
         device: torch.device | str = "cpu",
         *,
         method: type[Method] | None = None,
     ) -> None:
-        self.setup = setup
+        self.spec = spec
         self.device = torch.device(device)
-        method = method or registry.load(setup.method)
-        self.frozen, network = _divide(setup, backbone, method.needs, method=registry.shown(setup.method))
-        self.method = method(network, len(setup.classes), **setup.options).to(self.device)
+        method = method or registry.load(spec.method)
+        self.frozen, network = _divide(spec, backbone, method.needs, method=registry.shown(spec.method))
+        self.method = method(network, len(spec.classes), **spec.options).to(self.device)
         if self.device.type == "cpu":
             lay_out_convolutions(self.method, images=network.level == "image")
         if self.frozen is not None:
@@ -145,19 +145,19 @@ class Model:
             track: Shows the progress of the extraction.
         """
         self.check(domain)
-        if self.setup.preprocess is None:
+        if self.spec.preprocess is None:
             return ArrayInputs(np.asarray(domain.items)[None])
         if self.frozen is None:
-            return image_inputs(domain, self.setup.preprocess, augment, images=images)
+            return image_inputs(domain, self.spec.preprocess, augment, images=images)
         content = Content(
             backbone=self._cached_as,
             weights=self._fingerprint,
             level=self.method.net.level,
-            tune=self.setup.tune,
-            preprocess=self.setup.preprocess,
+            tune=self.spec.tune,
+            preprocess=self.spec.preprocess,
             views=views,
-            bf16=self.setup.bf16,
-            precision=self.setup.cache_precision,
+            bf16=self.spec.bf16,
+            precision=self.spec.cache_precision,
         )
         return features(lambda: self._extractor, domain, content, device=self.device, track=track)
 
@@ -170,22 +170,22 @@ class Model:
     @cached_property
     def _cached_as(self) -> str:
         """What the cache knows the backbone by: its name, and of one from outside what tells of its code as well."""
-        name, origin = self.setup.backbone or "", self.setup.backbone_origin
+        name, origin = self.spec.backbone or "", self.spec.backbone_origin
         if origin is None:
             return name
         assert self.frozen is not None
-        assert self.setup.preprocess is not None
-        return f"{shown(name)} {origin.sha256 or origin.kind} {behaviour(self.frozen, self.setup.preprocess)}"
+        assert self.spec.preprocess is not None
+        return f"{shown(name)} {origin.sha256 or origin.kind} {behaviour(self.frozen, self.spec.preprocess)}"
 
     @cached_property
     def _extractor(self) -> nn.Module:
         """The frozen part as it is fastest, made when there is something to compute."""
         assert self.frozen is not None
-        assert self.setup.preprocess is not None
-        channels, side = self.setup.preprocess.channels, self.setup.preprocess.size
+        assert self.spec.preprocess is not None
+        channels, side = self.spec.preprocess.channels, self.spec.preprocess.size
         x = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0)).to(self.device)
         network = folded(self.frozen, x)
-        return cast(network, x) if self.setup.bf16 else network
+        return cast(network, x) if self.spec.bf16 else network
 
     def check(self, domain: Domain) -> None:
         """Check, without computing anything, that the model can read a domain.
@@ -193,27 +193,27 @@ class Model:
         Raises:
             DataError: It holds images and the model reads vectors, or the reverse, or vectors of another length.
         """
-        if self.setup.preprocess is not None:
+        if self.spec.preprocess is not None:
             if domain.kind == "vectors":
                 raise DataError(f"{domain.origin} holds feature vectors, but the model reads images: give it images.")
         elif isinstance(domain.items, tuple) or domain.kind != "vectors":
             raise DataError(
                 f"{domain.origin} holds images, but the model reads feature vectors: give it an .npz of them."
             )
-        elif domain.items.shape[1] != self.setup.vector:
+        elif domain.items.shape[1] != self.spec.vector:
             raise DataError(
                 f"{domain.origin} has vectors of {domain.items.shape[1]:,} numbers, but the model reads "
-                f"{self.setup.vector:,}: compute them with the features that it was trained on."
+                f"{self.spec.vector:,}: compute them with the features that it was trained on."
             )
 
     def __call__(self, x: Tensor) -> Tensor:
         """Class logits (B, K) of a batch, in evaluation mode, whatever mode the method is in.
 
         They have gradients unless the caller turns these off. `predict` differs by rounding where a part is frozen: it
-        takes that part's output from the cache, which keeps it as `setup.cache_precision` says.
+        takes that part's output from the cache, which keeps it as `spec.cache_precision` says.
 
         Args:
-            x: Images (B, C, H, W), preprocessed as `setup.preprocess` says, or feature vectors (B, D).
+            x: Images (B, C, H, W), preprocessed as `spec.preprocess` says, or feature vectors (B, D).
         """
         with evaluation_mode(self.method, gradients=True):
             return self.method.predict(self.method_input(x))
@@ -233,7 +233,7 @@ class Model:
         if self.frozen is not None:
             tensors |= {f"frozen/{name}": tensor for name, tensor in self.frozen.state_dict().items()}
         versions = {"acclimate": acclimate.__version__, "torch": torch.__version__}
-        write_json(folder / "model.json", {**asdict(self.setup), "versions": versions})
+        write_json(folder / "model.json", {**asdict(self.spec), "versions": versions})
         with replacing(folder / "model.safetensors") as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
@@ -267,23 +267,23 @@ class Model:
         """
         whose = f"The model in {folder}"
         with _readable(folder):
-            setup = ModelSpec.from_json(json.loads((folder / "model.json").read_text(encoding="utf-8")))
-            if setup.origin is None:
-                registry.own(setup.method)  # refuses what is none
-        found = registry.find_again(setup.method, setup.origin, method, whose)
+            spec = ModelSpec.from_json(json.loads((folder / "model.json").read_text(encoding="utf-8")))
+            if spec.origin is None:
+                registry.own(spec.method)  # refuses what is none
+        found = registry.find_again(spec.method, spec.origin, method, whose)
         network = None
-        if setup.backbone is not None and setup.preprocess is not None:
-            network = given_again(setup.backbone, setup.backbone_origin, backbone, setup.preprocess, whose)
+        if spec.backbone is not None and spec.preprocess is not None:
+            network = given_again(spec.backbone, spec.backbone_origin, backbone, spec.preprocess, whose)
         with _readable(folder):
-            check_options(found.method, setup.options)
+            check_options(found.method, spec.options)
             tensors = load_file(folder / "model.safetensors")
             if network is not None:
-                setup = replace(setup, backbone=network.name, backbone_origin=network.origin)
-            elif setup.backbone is not None:
-                network = named_backbone(setup.backbone, pretrained=False)
+                spec = replace(spec, backbone=network.name, backbone_origin=network.origin)
+            elif spec.backbone is not None:
+                network = named_backbone(spec.backbone, pretrained=False)
             device = torch.device(device)
-            setup = replace(setup, method=found.name, origin=found.origin, bf16=setup.bf16 and fast_bf16(device))
-            model = cls(setup, network, device, method=found.method)
+            spec = replace(spec, method=found.name, origin=found.origin, bf16=spec.bf16 and fast_bf16(device))
+            model = cls(spec, network, device, method=found.method)
             for name, module in {"method/": model.method, "frozen/": model.frozen}.items():
                 if module is not None:
                     module.load_state_dict(
@@ -307,26 +307,26 @@ def _readable(folder: Path) -> Iterator[None]:
 
 
 def _divide(
-    setup: ModelSpec, backbone: Backbone | None, needs: Level, *, method: str
+    spec: ModelSpec, backbone: Backbone | None, needs: Level, *, method: str
 ) -> tuple[nn.Module | None, Network]:
     """The frozen part of a backbone, and the network that a method trains on its output."""
     if backbone is None:
-        if setup.vector is None:
+        if spec.vector is None:
             raise OptionError("It has neither a backbone nor a length of its vectors.")
         if needs != "vector":
             raise OptionError(
                 f"The method {method} needs {needs}s, not feature vectors: give it images, or choose another --method."
             )
-        return None, Network(nn.Identity(), nn.Identity(), setup.vector, bottleneck=setup.bottleneck, level="vector")
-    if needs == "image" and setup.tune != "all":
+        return None, Network(nn.Identity(), nn.Identity(), spec.vector, bottleneck=spec.bottleneck, level="vector")
+    if needs == "image" and spec.tune != "all":
         raise OptionError(f"The method {method} needs the images themselves: use --tune all.")
     frozen: nn.Module | None = None
     encoder: nn.Module = nn.Identity()
     pool: nn.Module = backbone.pool
     level: Level = "map"
-    if setup.tune == "all":
+    if spec.tune == "all":
         encoder, level = backbone.body, "image"
-    elif setup.tune == "top":
+    elif spec.tune == "top":
         frozen, encoder = split_top(backbone)
     elif needs == "map":
         frozen = backbone.body
@@ -336,10 +336,10 @@ def _divide(
         encoder,
         pool,
         backbone.channels,
-        bottleneck=setup.bottleneck,
+        bottleneck=spec.bottleneck,
         level=level,
         pretrained=backbone.pretrained,
-        bf16=setup.bf16 and level != "vector",
+        bf16=spec.bf16 and level != "vector",
         mean=backbone.preprocess.mean,
         std=backbone.preprocess.std,
         map_shape=_map_shape(backbone) if needs == "map" else None,

@@ -421,7 +421,7 @@ def test_without_any_attention_it_is_refused() -> None:
         TADA(network(), K, local_attention=False, global_attention=False)
 
 
-def setup(backbone: Backbone, **options: Any) -> ModelSpec:
+def spec(backbone: Backbone, **options: Any) -> ModelSpec:
     return ModelSpec(
         method="tada",
         options=options,
@@ -461,7 +461,7 @@ def tokens() -> Backbone:
 def test_a_model_reads_the_number_of_regions_off_its_backbone_and_leaves_the_backbone_as_it_was(tune: Any) -> None:
     backbone = load_backbone("digits_cnn")  # 48 channels of 4 by 4, flattened to 768
     backbone.train()
-    model = Model(replace(setup(backbone), tune=tune), backbone)
+    model = Model(replace(spec(backbone), tune=tune), backbone)
     assert model.method.net.map_shape == (48, 4, 4)
     assert model.method.critic_local.layers[0].weight.shape == (16, 48, 256)
     assert backbone.body.training == (tune == "all")  # a frozen part is for evaluation
@@ -474,6 +474,6 @@ def test_a_model_reads_the_number_of_regions_off_its_backbone_and_leaves_the_bac
 
 def test_a_transformers_tokens_are_refused_unless_the_regions_are_left_out() -> None:
     with pytest.raises(OptionError, match="choose a convolutional backbone"):
-        Model(setup(tokens()), tokens())
-    model = Model(setup(tokens(), local_attention=False), tokens())
+        Model(spec(tokens()), tokens())
+    model = Model(spec(tokens(), local_attention=False), tokens())
     assert model.method.eval().predict(torch.randn(2, 9, 8)).shape == (2, 3)

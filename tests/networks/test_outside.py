@@ -260,7 +260,7 @@ def test_a_module_for_the_estimator(tune: Any, tmp_path: Path) -> None:
     nn.init.zeros_(other.layers[0].weight)  # type: ignore[arg-type]
     for given in (other, (other, IMAGENET), (other, TINY)):  # the weights and the preprocessing are the model's
         loaded = Model.load(tmp_path, backbone=given)
-        assert loaded.setup == fitted.model_.setup
+        assert loaded.spec == fitted.model_.spec
         assert np.array_equal(loaded.predict(domain), expected)
 
 

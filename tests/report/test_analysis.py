@@ -158,14 +158,14 @@ def weights_of(name: str, folder: Path) -> Path:
 
 def built(folder: Path, tune: str, *, name: str = "test_resnet", method: str = "source_only", **options: Any) -> Model:
     backbone = load_backbone(name, weights=weights_of(name, folder))
-    setup = ModelSpec(method, options, ("a", "b", "c"), name, None, tune, None, backbone.preprocess, bf16=False)  # type: ignore[arg-type]
+    spec = ModelSpec(method, options, ("a", "b", "c"), name, None, tune, None, backbone.preprocess, bf16=False)  # type: ignore[arg-type]
     torch.manual_seed(1)
-    return Model(setup, backbone)
+    return Model(spec, backbone)
 
 
 def images(model: Model, n: int = 3) -> Tensor:
-    assert isinstance(model.setup.preprocess, Preprocess)
-    side = model.setup.preprocess.size
+    assert isinstance(model.spec.preprocess, Preprocess)
+    side = model.spec.preprocess.size
     return torch.rand(n, 3, side, side, generator=torch.Generator().manual_seed(3))
 
 

@@ -215,7 +215,7 @@ def _facts(run: Run, data: Data, i: int) -> Section:
 
 def _looks(run: Run, data: Data, model: Model, before: Model | None) -> Section | None:
     """A few images with what speaks for the predicted class, by both models, and where the method attends."""
-    preprocess = model.setup.preprocess
+    preprocess = model.spec.preprocess
     assert preprocess is not None  # there are images
     order = np.argsort(-run.confidence, kind="stable")
     changed = order if run.predicted_before is None else order[run.predicted[order] != run.predicted_before[order]]

@@ -92,7 +92,7 @@ def _map_makers(model: Model) -> list[nn.Module]:
 
 def _before_last_stage(model: Model, part: nn.Module) -> nn.Module:
     """The module after which the last stage of a timm model begins."""
-    if model.setup.tune == "top" and model.frozen is not None:
+    if model.spec.tune == "top" and model.frozen is not None:
         return model.frozen
     network: Any = part.get_submodule("model")
     before: nn.Module = network.get_submodule(network.feature_info[-2]["module"])

@@ -123,7 +123,7 @@ def run(
         identity=folder.identity,
         command=tuple(command),
         settings=settings.as_dict(),
-        model=ready.model.setup,
+        model=ready.model.spec,
         data=data_of(task),
         environment=environment(ready.model.device),
         steps=settings.recipe.steps,

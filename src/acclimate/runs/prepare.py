@@ -38,10 +38,10 @@ def prepare(settings: Settings, task: Task, device: torch.device, track: Track) 
         weights = Path(settings.weights) if settings.weights else None
         backbone = load_backbone(settings.backbone, weights=weights)
     found = registry.find(settings.method)
-    setup = resolve(settings, found, task, backbone, device)
+    spec = resolve(settings, found, task, backbone, device)
     seed_random_numbers(settings.seed, device)
-    model = Model(setup, backbone, device, method=found.method)
-    augment = _augment(settings, setup.tune, backbone)
+    model = Model(spec, backbone, device, method=found.method)
+    augment = _augment(settings, spec.tune, backbone)
     views: tuple[View, ...] = ("plain", "flip") if augment == "flip" else ("plain",)
     source, target = (
         model.inputs(domain, views=views, augment=augment, images=settings.keep_images, track=track)
@@ -62,7 +62,7 @@ def prepare(settings: Settings, task: Task, device: torch.device, track: Track) 
 def resolve(
     settings: Settings, method: Found, task: Task, backbone: Backbone | None, device: torch.device
 ) -> ModelSpec:
-    """The setup of the model, every "auto" decided.
+    """The spec of the model, every "auto" decided.
 
     Raises:
         OptionError: The settings do not fit the backbone or the data.

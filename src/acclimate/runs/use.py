@@ -83,14 +83,14 @@ def predict_images(
     domain = found.select(keep)
     probabilities = model.predict(domain, screen.track)
     try:
-        write_predictions(out, domain.names, probabilities, model.setup.classes)
+        write_predictions(out, domain.names, probabilities, model.spec.classes)
     except OSError as error:
         raise DataError(f"The file {out} cannot be written ({error.strerror}): name another with --out.") from error
-    counts = np.bincount(probabilities.argmax(1), minlength=len(model.setup.classes))
+    counts = np.bincount(probabilities.argmax(1), minlength=len(model.spec.classes))
     return {
         "items": len(domain),
         "skipped": [{"path": name, "reason": reason} for name, reason in skipped],
-        "classes": dict(zip(model.setup.classes, counts.tolist(), strict=True)),
+        "classes": dict(zip(model.spec.classes, counts.tolist(), strict=True)),
         "out": str(out),
     }
 
@@ -125,15 +125,15 @@ def evaluate_images(
     """
     model = load(run, device, method=method, backbone=backbone)
     domain, sealed = read_sealed(data)
-    answers = read_answers(sealed, domain, model.setup.classes, allow_mismatch=allow_mismatch)
+    answers = read_answers(sealed, domain, model.spec.classes, allow_mismatch=allow_mismatch)
     if answers is None:
         raise DataError(
-            f"{data} has no labels that the model knows ({', '.join(model.setup.classes)}): put the images into "
+            f"{data} has no labels that the model knows ({', '.join(model.spec.classes)}): put the images into "
             "folders of these names, or use acclimate predict."
         )
     keep, _ = _usable(model, domain, screen)
     probabilities = model.predict(domain.select(keep), screen.track)
-    return registry.shown(model.setup.method), score(probabilities, answers.select(keep), model.setup.classes)
+    return registry.shown(model.spec.method), score(probabilities, answers.select(keep), model.spec.classes)
 
 
 def _usable(model: Model, domain: Domain, screen: Listener) -> tuple[Indices, list[tuple[str, str]]]:
