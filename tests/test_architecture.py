@@ -159,6 +159,29 @@ def reached(graph: dict[str, set[str]], starts: set[str], goal: str) -> bool:
     return any(goal in graph[start] or reached(graph, graph[start], goal) for start in starts)
 
 
+def test_the_page_names_files_and_functions_that_are_there() -> None:
+    found = re.findall(r"`([\w/]+\.(?:py|toml|html))(?:: ([\w.]+))?`", DRAWING.read_text(encoding="utf-8"))
+    assert len(found) > 50
+    for place, name in found:
+        file = next((folder / place for folder in (ROOT, *ROOT.parents[:2]) if (folder / place).exists()), None)
+        assert file is not None, f"{place} is not there"
+        assert not name or name in defined_in(file), f"{place} defines no {name}"
+
+
+@cache
+def defined_in(file: Path) -> set[str]:
+    """The functions, classes, methods (as Class.method) and constants of a file."""
+    found = set()
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            inner = node.body if isinstance(node, ast.ClassDef) else []
+            found |= {node.name, *(f"{node.name}.{part.name}" for part in inner if isinstance(part, ast.FunctionDef))}
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
 # --- what else holds -----------------------------------------------------------------------------------------------
 
 
