@@ -90,7 +90,7 @@ def test_the_numbers_of_numpy_are_written_as_numbers() -> None:
         ({"parts": [{"kind": "one"}]}, "the entry parts[0].share is missing"),
         ({"parts": [{**PART, "share": 1.5}]}, "the entry parts[0].share should be a number up to 1.0"),
         ({"parts": [{**PART, "share": 10**400}]}, "the entry parts[0].share is out of the range of numbers"),
-        ({"parts": [{**PART, "share": 0.5}]}, "in parts[0] the halves are not alike"),
+        ({"parts": [{**PART, "share": 0.5}]}, "in parts[0]: the halves are not alike"),
         ({"parts": [{**PART, "kind": "three"}]}, "the entry parts[0].kind has a value that is none of its choices"),
         ({"parts": [{**PART, "extra": 1}]}, "the entry parts[0].extra is unknown"),
         ({"named": {"x": {**PART, "share": []}}}, "the entry named.*.share should be a number, not a list"),

@@ -191,7 +191,7 @@ def _in_words(message: str, at: str) -> str:
         bound = f"from {limit[3]} up" if limit[2] == ">" else f"up to {limit[3]}"
         length = "of a length " if "of length" in message else ""
         return f"{named} should be {_kinds(limit[1])} {length}{bound}"
-    return f"in {entry} {message}" if entry else message
+    return f"in {entry}: {message.rstrip('.')}" if entry else message.rstrip(".")
 
 
 def _kinds(names: str) -> str:

@@ -69,10 +69,10 @@ def test_settings_of_other_versions_are_read(tmp_path: Path) -> None:
             {"model": {**VALID["model"], "classes": ["a", "b"]}},
             "(the classes of the scores are not those of the model)",
         ),
-        ({"scores": {**VALID["scores"], "n": 7}}, "(in scores the images of the classes are not n in all)"),
+        ({"scores": {**VALID["scores"], "n": 7}}, "(in scores: the images of the classes are not n in all)"),
         (
             {"scores": {**VALID["scores"], "confusion": [[1]]}},
-            "(in scores the confusion matrix is not that of per_class)",
+            "(in scores: the confusion matrix is not that of per_class)",
         ),
     ],
 )
