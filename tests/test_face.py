@@ -21,8 +21,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "python.md"
 NAMES = """
 AcclimateError AdaptiveClassifier ArrayInputs Backbone Checkpoint DataError DatasetInputs Discriminator Discriminators
 DivergedError Fitted Inputs Labelled Method Model MovingCentroids Network Objective OptionError Pair Preprocess Recipe
-RunsFailedError Settings Stage Step Unlabelled class_balance_loss class_means domain_loss entropy evaluation_mode fit
-gaussian_kernels load load_backbone mmd over_all reverse semantic_loss squared_distances train
+RunRecord RunsFailedError Settings Stage Step Unlabelled class_balance_loss class_means domain_loss entropy
+evaluation_mode fit gaussian_kernels load load_backbone mmd over_all reverse semantic_loss squared_distances train
 """.split()  # noqa: SIM905
 
 

@@ -31,6 +31,7 @@ _NAMES = {
     "networks.backbones": ("load_backbone",),
     "networks.network": ("Network",),
     "runs.fit": ("fit",),
+    "runs.record": ("RunRecord",),
     "runs.use": ("load",),
     "settings": ("Recipe", "Settings"),
     "training": ("Checkpoint", "Step", "train"),
@@ -74,6 +75,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from acclimate.networks.backbones import load_backbone as load_backbone
     from acclimate.networks.network import Network as Network
     from acclimate.runs.fit import fit as fit
+    from acclimate.runs.record import RunRecord as RunRecord
     from acclimate.runs.use import load as load
     from acclimate.settings import Recipe as Recipe
     from acclimate.settings import Settings as Settings
