@@ -12,7 +12,8 @@ classifier reads a seeded sample of so many.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
@@ -430,7 +431,9 @@ def density_ratio(validator: str, evidence: Evidence) -> Floats:
     order_s, order_t = _canonical(f_s), _canonical(f_t)  # the folds must not depend on the order of the images
     f = np.concatenate([f_s[order_s], f_t[order_t]]).astype(np.float64)
     target = np.repeat([0, 1], [len(f_s), len(f_t)])
-    logits = cross_val_predict(_logistic(), f, target, cv=5, method="decision_function")
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+    with _unconverged():
+        logits = cross_val_predict(classifier, f, target, cv=5, method="decision_function")
     with np.errstate(over="ignore"):
         w = np.empty(len(f_s))
         w[order_s] = len(f_s) / len(f_t) * np.exp(logits[: len(f_s)])
@@ -497,8 +500,7 @@ def clusters(f: npt.NDArray[Any], K: int, seed: int = 0) -> Classes:
     kept = _sample(len(f), seed)
     kept = kept[_canonical(f[kept])]  # k-means must not depend on the order of the images
     found = np.full(len(f), -1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # features that collapsed have fewer clusters
+    with _unconverged():  # features that collapsed have fewer clusters
         found[kept] = KMeans(K, n_init=4, random_state=seed).fit_predict(_unit(f[kept].astype(np.float64)))
     return found
 
@@ -517,7 +519,9 @@ def frozen_reverse_accuracy(evidence: Evidence) -> float:
     if len(np.unique(taught)) == 1:
         said = np.full(len(judged), taught[0])
     else:
-        said = LogisticRegression(C=10, max_iter=300).fit(seen, taught).predict(_centred(f_s[judged]))
+        with _unconverged():
+            classifier = LogisticRegression(C=10, max_iter=300).fit(seen, taught)
+        said = classifier.predict(_centred(f_s[judged]))
     return balanced_accuracy(said, y[judged])
 
 
@@ -710,8 +714,12 @@ def tempered(p: Floats, T: float) -> Floats:
     return q
 
 
-def _logistic() -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=300))
+@contextmanager
+def _unconverged() -> Iterator[None]:
+    """What has not quite converged is good enough for a score."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        yield
 
 
 def _sample(n: int, seed: int) -> npt.NDArray[np.intp]:

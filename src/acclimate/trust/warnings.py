@@ -65,13 +65,13 @@ class Limits:
 
     effective: float = 0.5
     lost: float = 0.1
-    shares: float = 0.3
-    clusters: float = 0.01
-    neighbours: float = 0.01
-    reverse: float = 0.05
-    source: float = 0.05
+    shares: float = 0.5
+    clusters: float = 0.02
+    neighbours: float = 0.02
+    reverse: float = 0.1
+    source: float = 0.1
     adversary: float = 0.9
-    settled: float = 0.3
+    settled: float = 0.4
     members: float = 0.6
     unknown: float = 0.2
 
