@@ -178,7 +178,7 @@ def fill(case: Case, folder: Path) -> None:
         write_whole(cache_folder() / "broken" / f"{domain.fingerprint()}.json", b"[]")
     made = settings(case, folder, steps=1)
     backbone = load_backbone(made.backbone, weights=Path(made.weights) if made.weights else None)
-    task = Task(source, target, None, [])
+    task = Task(source, target)
     model = Model(prepare.resolve(made, registry.find(made.method), task, backbone, torch.device("cpu")), backbone)
     assert model.frozen is not None
     content = Content(

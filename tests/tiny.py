@@ -98,7 +98,8 @@ def refused(*args: str | Path) -> str:
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
     *remarks, sentence = result.stderr.rstrip("\n").split("\n")
-    assert all(remark.startswith(("Source: ", "Warning: ", "Checking images: ", "Predicting: ")) for remark in remarks)
+    work = ("Reading images: ", "Checking images: ", "Computing features: ", "Predicting: ")
+    assert all(remark.startswith(("Source: ", "Warning: ", *work)) for remark in remarks)
     assert sentence.startswith("Error: ")
     assert sentence.endswith((".", "?"))
     return sentence.removeprefix("Error: ")

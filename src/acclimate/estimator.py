@@ -16,7 +16,6 @@ from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
-from acclimate.data.broken import find_broken
 from acclimate.data.domain import Domain, LabelledDomain, check_pair
 from acclimate.data.read import domain_of
 from acclimate.errors import DataError
@@ -24,7 +23,7 @@ from acclimate.evaluation.scores import Probabilities
 from acclimate.machine import pick_device, random_state_kept
 from acclimate.methods import registry
 from acclimate.model import Model
-from acclimate.progress import NOBODY, Listener, Track
+from acclimate.progress import NOBODY, Listener
 from acclimate.runs.prepare import prepare
 from acclimate.runs.task import Task
 from acclimate.settings import OF_AN_ESTIMATOR, Settings
@@ -132,13 +131,13 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         settings = self._settings()
         screen = self._listener()
         device = pick_device(settings.device)
-        classes, task = self._task(X, y, X_target, screen.track)
+        classes, task = self._task(X, y, X_target)
         with random_state_kept(device):
-            model, pair, _ = prepare(settings, task, device, screen.track)
+            ready = prepare(settings, task, device, screen.track)
             with screen.progress(f"Training {registry.shown(self.method)}", self.steps) as meter:
-                for progress in train(model.method, pair, settings.recipe):
+                for progress in train(ready.model.method, ready.pair, settings.recipe):
                     meter.update(progress.step, progress.terms)
-        self.classes_, self.model_, self.X_target_ = classes, model, X_target
+        self.classes_, self.model_, self.X_target_ = classes, ready.model, X_target
         return self
 
     def predict(self, X: Rows) -> npt.NDArray[Any]:
@@ -189,18 +188,16 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         options = dict(self.options or {})
         return Settings.of(source="X", target="X_target", options=options, seed=_seed(self.random_state), **given)
 
-    def _task(self, X: Rows, y: npt.ArrayLike, X_target: Rows | None, track: Track) -> tuple[npt.NDArray[Any], Task]:
-        """The classes as they were given, and the data to train on."""
+    def _task(self, X: Rows, y: npt.ArrayLike, X_target: Rows | None) -> tuple[npt.NDArray[Any], Task]:
+        """The classes as they were given, and the data to train on; no image may be broken, as each has its row."""
         domain = self._domain(X, reset=True)
         classes, labels = _encoded(y, len(domain))
         source = LabelledDomain(domain, labels, tuple(map(str, classes)))
-        _check_readable(domain, track)
         if X_target is None:
-            return classes, Task(source, domain, None, [])
+            return classes, Task(source, domain, most_broken=0)
         target = self._target(X_target)
         check_pair(source, target)
-        _check_readable(target, track)
-        return classes, Task(source, target, None, [])
+        return classes, Task(source, target, most_broken=0)
 
     def _domain(self, X: Rows, *, reset: bool) -> Domain:
         """What is fitted (`reset`) or predicted."""
@@ -277,17 +274,6 @@ def _encoded(y: npt.ArrayLike, n: int) -> tuple[npt.NDArray[Any], npt.NDArray[np
     if len(classes) < 2:
         raise DataError(f"y has only 1 class, '{classes[0]}': give at least two classes.")
     return classes, positions
-
-
-def _check_readable(domain: Domain, track: Track) -> None:
-    """Refuse broken images, each of which a prediction has to have a row for."""
-    broken = find_broken(domain, track)
-    if broken:
-        position, reason = next(iter(broken.items()))
-        raise DataError(
-            f"{len(broken):,} of the {len(domain):,} images of {domain.origin} cannot be read, for example "
-            f"'{domain.names[position]}' ({reason}): replace or remove them."
-        )
 
 
 def _seed(random_state: int | np.random.RandomState | None) -> int:

@@ -21,6 +21,7 @@ from acclimate.cache.content import Content
 from acclimate.cache.features import features
 from acclimate.cache.images import image_inputs
 from acclimate.choices import Augment, Interpolation, KeepImages, Level, Precision, Tune, View
+from acclimate.data.broken import BrokenImages
 from acclimate.data.domain import Domain
 from acclimate.data.inputs import ArrayInputs, Inputs
 from acclimate.data.preprocess import Preprocess
@@ -133,6 +134,7 @@ class Model:
         views: tuple[View, ...] = ("plain",),
         augment: Augment = "none",
         images: KeepImages = "auto",
+        broken: BrokenImages | None = None,
         track: Track = silent,
     ) -> Inputs:
         """What the method's batches of a domain are drawn from: cached features, or the images themselves.
@@ -142,13 +144,16 @@ class Model:
             views: The views to cache, where features are cached.
             augment: The random views to train on, where they are not.
             images: Where resized images are kept, where no features are cached; see `image_inputs`.
+            broken: Knows or notes which images of the domain cannot be read; they are left out. None refuses them.
             track: Shows the progress of the extraction.
         """
         self.check(domain)
         if self.spec.preprocess is None:
             return ArrayInputs(np.asarray(domain.items)[None])
+        if broken is not None and broken.known:
+            domain, broken = broken.left, None
         if self.frozen is None:
-            return image_inputs(domain, self.spec.preprocess, augment, images=images)
+            return image_inputs(domain, self.spec.preprocess, augment, images=images, broken=broken)
         content = Content(
             backbone=self._cached_as,
             weights=self._fingerprint,
@@ -159,7 +164,7 @@ class Model:
             bf16=self.spec.bf16,
             precision=self.spec.cache_precision,
         )
-        return features(lambda: self._extractor, domain, content, device=self.device, track=track)
+        return features(lambda: self._extractor, domain, content, device=self.device, broken=broken, track=track)
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -223,9 +228,16 @@ class Model:
         x = x.to(self.device)
         return x if self.frozen is None else self.frozen(x)
 
-    def predict(self, domain: Domain, track: Track = silent) -> Probabilities:
-        """Class probabilities (N, K) of a domain."""
-        return scores.predict(self.method, self.inputs(domain, track=track), device=self.device, track=track)
+    def predict(self, domain: Domain, track: Track = silent, broken: BrokenImages | None = None) -> Probabilities:
+        """Class probabilities (N, K) of a domain.
+
+        Args:
+            domain: Images, or vectors if that is what the model was made for.
+            track: Shows the progress.
+            broken: Knows or notes which images of the domain cannot be read; they have no row. None refuses them.
+        """
+        inputs = self.inputs(domain, broken=broken, track=track)
+        return scores.predict(self.method, inputs, device=self.device, track=track)
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors and model.json."""

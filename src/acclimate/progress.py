@@ -74,6 +74,21 @@ class Nobody:
         return nullcontext(_NoMeter())
 
 
+class WarningsOnly(Nobody):
+    """A listener to the warnings of work whose progress somebody else shows.
+
+    Args:
+        listener: Is told the warnings.
+    """
+
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
+
+    def warn(self, sentence: str) -> None:
+        """Something that the user should know."""
+        self.listener.warn(sentence)
+
+
 class _NoMeter:
     def update(self, done: int, terms: Mapping[str, SupportsFloat] | None = None) -> None:
         pass

@@ -32,6 +32,7 @@ from acclimate.cache.identity import identities
 from acclimate.cache.note import write_note
 from acclimate.cache.store import Store
 from acclimate.choices import Precision, View
+from acclimate.data.broken import BrokenImages
 from acclimate.data.domain import Domain
 from acclimate.data.inputs import ArrayInputs, RowInputs
 from acclimate.data.preprocess import Preprocess
@@ -341,6 +342,88 @@ def test_vectors_and_broken_images_are_refused(domain: Domain, photos: list[Path
     photos[6].unlink()
     with pytest.raises(DataError, match="there is no such file"):
         compute(encoder, domain)
+
+
+# --- broken images -------------------------------------------------------------------------------------------------
+
+
+def whole_and_broken(photos: list[Path], *positions: int) -> tuple[Domain, Domain]:
+    """The photos of which these are broken, and the others alone."""
+    for i in positions:
+        photos[i].write_bytes(b"not an image")
+    return domain_of(photos, "photos"), domain_of([path for i, path in enumerate(photos) if i not in positions])
+
+
+@pytest.mark.parametrize("positions", [(1,), (0, 6), (3, 4, 5)])
+def test_a_broken_image_is_noted_and_gets_no_row(photos: list[Path], positions: tuple[int, ...]) -> None:
+    domain, rest = whole_and_broken(photos, *positions)
+    encoder, broken = Encoder(), BrokenImages(domain, most=0.5)
+    with broken.found():
+        found = values(compute(encoder, domain, broken=broken))
+    assert sorted(broken.reasons) == list(positions)
+    np.testing.assert_array_equal(found, fresh(rest))
+    assert len(np.fromfile(part("index"), index.RECORD)) == encoder.images == 7 - len(positions)
+    again = BrokenImages(domain_of(photos), most=0.5)
+    again.recall()
+    assert again.reasons == broken.reasons
+    np.testing.assert_array_equal(values(compute(encoder, again.left)), found)
+    assert encoder.images == 7 - len(positions)
+
+
+def test_a_broken_image_that_is_listed_twice_is_left_out_twice(photos: list[Path]) -> None:
+    whole_and_broken(photos, 2)
+    domain = domain_of([photos[2], *photos, photos[2], photos[0]])
+    broken = BrokenImages(domain, most=0.5)
+    with broken.found():
+        found = values(compute(Encoder(), domain, broken=broken))
+    assert sorted(broken.reasons) == [0, 3, 8]
+    np.testing.assert_array_equal(found, fresh(broken.left))
+
+
+def test_an_extraction_that_fails_on_its_way_keeps_its_rows_and_knows_nothing(photos: list[Path]) -> None:
+    domain, rest = whole_and_broken(photos, 1)
+    first = BrokenImages(domain, most=0.5)
+    with pytest.raises(RuntimeError, match="the encoder fails"), first.found():
+        compute(Encoder(fail_after=3), domain, broken=first)
+    assert not first.known
+    encoder, second = Encoder(), BrokenImages(domain, most=0.5)
+    with second.found():
+        found = values(compute(encoder, domain, broken=second))
+    assert sorted(second.reasons) == [1]
+    assert encoder.images < 6
+    np.testing.assert_array_equal(found, fresh(rest))
+
+
+def test_too_many_broken_images_end_the_computing(photos: list[Path]) -> None:
+    domain, _ = whole_and_broken(photos, 0, 1, 5)
+    encoder, broken = Encoder(), BrokenImages(domain, most=0.2)
+    sentence = r"^3 of the 7 images of photos cannot be read, for example '.*0\.bmp'"
+    with pytest.raises(DataError, match=sentence), broken.found():
+        compute(encoder, domain, batch_size=1, broken=broken)
+    assert encoder.images <= 1  # that which was in flight
+    whole = domain_of([photo(path, i) for i, path in enumerate(photos)])
+    np.testing.assert_array_equal(values(compute(encoder, whole)), fresh(whole))
+
+
+def test_broken_images_where_nothing_can_be_cached(photos: list[Path], tmp_path: Path) -> None:
+    domain, rest = whole_and_broken(photos, 2, 6)
+    expected = values(compute(Encoder(), rest))
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    broken = BrokenImages(domain, most=0.5)
+    with broken.found():
+        found = compute(Encoder(), domain, broken=broken)
+    assert not isinstance(found.rows.base, np.memmap)
+    np.testing.assert_array_equal(values(found), expected)
+
+
+def test_broken_images_among_features_that_are_too_large(photos: list[Path]) -> None:
+    domain, rest = whole_and_broken(photos, 2)
+    half = replace(CONTENT, precision="fp16")
+    expected = values(compute(Encoder(scale=1e5), rest, replace(half, weights="b")))
+    broken = BrokenImages(domain, most=0.5)
+    with broken.found():
+        np.testing.assert_array_equal(values(compute(Encoder(scale=1e5), domain, half, broken=broken)), expected)
 
 
 # --- precision on the disk -----------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from acclimate.cache.content import stores_folder
 from acclimate.cache.images import DiskShelf, image_inputs
 from acclimate.choices import KeepImages
 from acclimate.data import inputs as drawn_from
+from acclimate.data.broken import BrokenImages
 from acclimate.data.decode import picture
 from acclimate.data.domain import Domain
 from acclimate.data.inputs import ImageInputs
@@ -218,6 +219,77 @@ def test_images_in_an_array_stay_in_memory_unless_asked(monkeypatch: pytest.Monk
     array = domain_of(np.zeros((7, 18, 20, 3), np.uint8))
     epochs(image_inputs(array, KEEP, memory=0))
     assert stores() == []
+
+
+# --- read before training ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("where", ["memory", "disk"])
+def test_images_that_are_read_before_training_are_decoded_once(
+    photos: list[Path], where: KeepImages, decoded: list[int]
+) -> None:
+    for i in (0, 4):
+        photos[i].write_bytes(b"no image")
+    domain = domain_of(photos, "photos")
+    broken = BrokenImages(domain, most=0.5)
+    with broken.found():
+        inputs = image_inputs(domain, KEEP, "crop+flip", images=where, broken=broken)
+        inputs.read()
+    assert sorted(broken.reasons) == [0, 4]
+    found = epochs(inputs)
+    assert sorted(decoded) == list(range(N))
+    assert len(inputs) == N - 2
+    assert same(found, expected(broken.left))
+    rows = sum(len(np.fromfile(path, index.RECORD)) for path in part("index"))
+    assert rows == (N - 2 if where == "disk" else 0)
+
+
+def test_what_the_memory_cannot_hold_is_checked_all_the_same(
+    photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos[7].write_bytes(b"no image")
+    domain = domain_of(photos, "photos")
+    sizes: list[int | None] = []
+
+    def noted(domain: Domain, position: int, at_least: int | None = None) -> Image.Image:
+        sizes.append(at_least)
+        return picture(domain, position, at_least)
+
+    monkeypatch.setattr(drawn_from, "THREADS", 1)
+    monkeypatch.setattr(drawn_from, "picture", noted)
+    broken = BrokenImages(domain, most=0.5)
+    with broken.found():
+        inputs = image_inputs(domain, SQUASH, images="memory", memory=3 * 16 * 16 * 3, broken=broken)
+        inputs.read()
+    assert sizes == [16] * 4 + [1] * 5  # the fourth did not fit any more; a file is checked at a fraction of its size
+    assert sorted(broken.reasons) == [7]
+    sizes.clear()
+    assert same(epochs(inputs, 1), epochs(ImageInputs(broken.left, SQUASH, memory=0), 1))
+    assert len(sizes) == 2 * (N - 1 - 3) + 2 * (N - 1)
+
+
+def test_a_file_that_breaks_while_a_run_trains_ends_it(photos: list[Path]) -> None:
+    broken = BrokenImages(domain_of(photos, "photos"))
+    with broken.found():
+        inputs = image_inputs(broken.domain, SQUASH, images="memory", memory=0, broken=broken)
+        inputs.read()
+    photos[3].unlink()
+    with pytest.raises(DataError, match=r"3\.png cannot be read as an image \(there is no such file\)"):
+        inputs.batch(np.arange(N), np.random.default_rng(0))
+    assert len(broken.readable) == N
+
+
+def test_reading_goes_on_after_a_kill(photos: list[Path], decoded: list[int]) -> None:
+    epochs(on_disk(domain_of(photos[:6])))  # what a kill left behind
+    decoded.clear()
+    domain = domain_of(photos, "photos")
+    broken = BrokenImages(domain)
+    with broken.found():
+        inputs = image_inputs(domain, KEEP, "crop+flip", images="disk", broken=broken)
+        inputs.read()
+    assert sorted(decoded) == [6, 7, 8]
+    assert same(epochs(inputs), expected(domain))
 
 
 # --- damage, kills, and disks that cannot be written to ------------------------------------------------------------

@@ -23,7 +23,7 @@ from acclimate.choices import Augment, Interpolation
 from acclimate.data import broken, decode
 from acclimate.data import inputs as drawn_from
 from acclimate.data import preprocess as preparing
-from acclimate.data.broken import find_broken, without_broken
+from acclimate.data.broken import BrokenImages
 from acclimate.data.decode import BrokenImageError, picture, read_image
 from acclimate.data.domain import Domain, LabelledDomain, labelled
 from acclimate.data.inputs import ImageInputs
@@ -31,7 +31,7 @@ from acclimate.data.preprocess import Preprocess, in_view
 from acclimate.data.read import domain_of, read_source, read_target
 from acclimate.errors import DataError, OptionError
 from acclimate.files import cache_folder
-from acclimate.progress import T
+from acclimate.progress import T, Track, silent
 
 RGB = Preprocess(resize=8, size=6, mean=(0.5, 0.4, 0.3), std=(0.5, 0.2, 0.1))
 
@@ -444,22 +444,33 @@ class Steps:
             yield item
 
 
-class TestFindBroken:
+def found_by_checking(domain: Domain, track: Track = silent) -> dict[int, str]:
+    broken = BrokenImages(domain, most=1)
+    broken.check(track)
+    assert broken.known
+    return broken.reasons
+
+
+class TestBrokenImages:
+    @pytest.fixture
+    def source(self, photos: Domain) -> LabelledDomain:
+        return labelled(photos, ["cat"] * 11 + ["dog"])
+
     def test_positions_and_reasons(self, photos: Domain) -> None:
         Path(photos.items[3]).write_bytes(b"")
         Path(photos.items[7]).unlink()
         steps = Steps()
-        assert find_broken(photos, steps) == {3: "the file is empty", 7: "there is no such file"}
+        assert found_by_checking(photos, steps) == {3: "the file is empty", 7: "there is no such file"}
         assert steps.seen == steps.total == 12
 
     def test_remembered_until_a_file_changes(self, photos: Domain) -> None:
         Path(photos.items[3]).write_bytes(b"")
-        first = find_broken(photos)
+        first = found_by_checking(photos)
         again = Steps()
-        assert find_broken(photos, again) == first
+        assert found_by_checking(photos, again) == first
         assert again.seen == 0
         Path(photos.items[5]).write_bytes(b"no image")
-        assert set(find_broken(domain_of(photos.items), again)) == {3, 5}  # who reads the folder again notices
+        assert set(found_by_checking(domain_of(photos.items), again)) == {3, 5}  # who reads the folder again notices
         assert again.seen == 12
 
     def test_a_mended_permission_is_noticed(self, photos: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -472,63 +483,97 @@ class TestFindBroken:
 
         with monkeypatch.context() as patch:
             patch.setattr(Path, "read_bytes", refuse)
-            assert find_broken(photos) == {3: "it may not be opened"}
-        assert find_broken(photos) == {}
+            assert found_by_checking(photos) == {3: "it may not be opened"}
+        assert found_by_checking(photos) == {}
 
     @pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}', b"[99]", b"[-1]", b'["3"]', b"[true]", b"\xff"])
     def test_a_damaged_record_is_rebuilt(self, photos: Domain, content: bytes) -> None:
         Path(photos.items[3]).write_bytes(b"")
-        find_broken(photos)
+        found_by_checking(photos)
         (record,) = (cache_folder() / "broken").iterdir()
         record.write_bytes(content)
-        assert set(find_broken(photos)) == {3}
+        assert set(found_by_checking(photos)) == {3}
         assert json.loads(record.read_bytes()) == [3]
 
     def test_a_cache_that_cannot_be_written(self, photos: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
         blocked = Path(photos.items[0])  # a file where the folder should be
         monkeypatch.setenv("ACCLIMATE_CACHE", str(blocked))
-        assert find_broken(photos) == {}
+        assert found_by_checking(photos) == {}
 
     def test_arrays_cannot_be_broken(self) -> None:
-        assert find_broken(domain_of(noise(3, 4, 4))) == {}
-
-
-class TestWithoutBroken:
-    @pytest.fixture
-    def source(self, photos: Domain) -> LabelledDomain:
-        return labelled(photos, ["cat"] * 11 + ["dog"])
-
-    def test_nothing_broken(self, photos: Domain) -> None:
-        keep, skipped = without_broken(photos)
-        assert keep.tolist() == list(range(12))
-        assert skipped == []
+        steps = Steps()
+        assert found_by_checking(domain_of(noise(3, 4, 4)), steps) == {}
+        assert steps.total == 0
 
     def test_a_few_are_named_and_left_out(self, source: LabelledDomain) -> None:
         Path(source.domain.items[4]).write_bytes(b"")
         for data in (source, source.domain):
-            keep, skipped = without_broken(data)
-            assert keep.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
-            assert keep.dtype == np.int64
-            assert skipped == [(source.domain.names[4], "the file is empty")]
-            assert len(data.select(keep)) == 11
+            broken = BrokenImages(data)
+            broken.check()
+            assert broken.readable.tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+            assert broken.readable.dtype == np.int64
+            assert broken.skipped == [(source.domain.names[4], "the file is empty")]
+            assert len(data.select(broken.readable)) == 11
 
     def test_too_many(self, photos: Domain) -> None:
         for i in (4, 8):
             Path(photos.items[i]).write_bytes(b"")
-        with pytest.raises(DataError) as caught:
-            without_broken(photos)
         expected = f"2 of the 12 images of x cannot be read, for example '{photos.names[4]}' (the file is empty): "
-        assert str(caught.value) == expected + "replace or remove them."
+        for _ in range(2):  # found, and remembered
+            with pytest.raises(DataError) as caught:
+                BrokenImages(photos).check()
+            assert str(caught.value) == expected + "replace or remove them."
+
+    def test_whoever_notes_too_many_stops_and_the_rest_is_counted(self, photos: Domain) -> None:
+        for i in (2, 5, 9):
+            Path(photos.items[i]).write_bytes(b"")
+        broken, noted = BrokenImages(photos), []
+
+        def work() -> None:
+            with broken.found():
+                for i in (9, 5, 2):
+                    noted.append(i)
+                    broken.note(i, "the file is empty")
+
+        for _ in range(2):  # what is known to be unusable is not begun again
+            with pytest.raises(DataError, match=r"^3 of the 12 images of x cannot be read, for example '.*02\.png'"):
+                work()
+            assert noted == [9, 5]
+
+    def test_what_is_known_is_not_looked_for_again(self, photos: Domain) -> None:
+        broken = BrokenImages(photos)
+        with broken.found():
+            broken.note(4, "the file is empty")
+        assert broken.known
+        steps = Steps()
+        broken.check(steps)
+        assert steps.total == 0
+        assert broken.skipped == [(photos.names[4], "the file is empty")]
+
+    def test_nothing_is_known_after_an_interrupt(self, photos: Domain) -> None:
+        broken = BrokenImages(photos)
+        with pytest.raises(KeyboardInterrupt), broken.found():
+            raise KeyboardInterrupt
+        assert not broken.known
+        assert not (cache_folder() / "broken").exists()
 
     def test_a_tenth_is_not_too_many(self, photos: Domain) -> None:
         Path(photos.items[4]).write_bytes(b"")
-        assert len(without_broken(photos.select(range(10)))[0]) == 9
+        broken = BrokenImages(photos.select(range(10)))
+        broken.check()
+        assert len(broken.readable) == 9
+
+    def test_none_may_be_broken(self, photos: Domain) -> None:
+        Path(photos.items[4]).write_bytes(b"")
+        with pytest.raises(DataError, match=r"^1 of the 12 images of x cannot be read"):
+            BrokenImages(photos, most=0).check()
 
     def test_a_whole_class(self, source: LabelledDomain) -> None:
         Path(source.domain.items[11]).write_bytes(b"")
-        with pytest.raises(DataError, match=r"^No image of the class 'dog' in x can be read: replace"):
-            without_broken(source)
-        assert len(without_broken(source.domain)[0]) == 11
+        for _ in range(2):
+            with pytest.raises(DataError, match=r"^No image of the class 'dog' in x can be read: replace"):
+                BrokenImages(source).check()
+        BrokenImages(source.domain).check()
 
 
 def test_class_folders_to_batches(tmp_path: Path) -> None:

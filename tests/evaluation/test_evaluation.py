@@ -307,6 +307,21 @@ def test_a_vector_s_prediction_does_not_depend_on_its_company(data: st.DataObjec
     np.testing.assert_allclose(predict(method, some, batch_size=size), every[rows], rtol=1e-12, atol=0)
 
 
+@given(st.sets(st.integers(0, 10), max_size=10))
+def test_batches_are_full_wherever_inputs_turn_out_to_be_missing(missing: set[int]) -> None:
+    class Gaps(ArrayInputs):
+        def batch(self, index: np.ndarray, rng: np.random.Generator | None) -> Tensor:
+            return super().batch(np.array([i for i in index if i not in missing], dtype=np.int64), rng)
+
+    x = np.random.default_rng(0).normal(size=(1, 11, 4)).astype(np.float32)
+    there = [i for i in range(11) if i not in missing]
+    method = Small()
+    found = predict(method, Gaps(x), batch_size=4)
+    sizes, method.sizes = method.sizes, []
+    assert np.array_equal(found, predict(method, ArrayInputs(x[:, there]), batch_size=4))
+    assert sizes == method.sizes
+
+
 def test_predictions_report_their_progress() -> None:
     seen = []
 

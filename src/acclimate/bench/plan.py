@@ -57,7 +57,7 @@ class Cell(NamedTuple):
 
 
 class Tasks:
-    """The tasks of a process, each read and checked once."""
+    """The tasks of a process, each read once, so that all runs on it leave out the same broken images."""
 
     def __init__(self, screen: Listener) -> None:
         self.screen = screen
@@ -72,7 +72,7 @@ class Tasks:
 
 
 def plan(grid: Grid, out: Path, tasks: Tasks) -> list[Cell]:
-    """Every run of the grid, in the order of its table; reads and checks all domains.
+    """Every run of the grid, in the order of its table; reads all domains, and decodes no image.
 
     A run is known by its content, so a changed grid shares with the old one whatever has not changed.
 

@@ -11,7 +11,7 @@ from acclimate.bench.plan import Tasks, plan
 from acclimate.bench.records import BenchRecord
 from acclimate.bench.workers import How, Maker, in_turn, side_by_side
 from acclimate.errors import OptionError
-from acclimate.progress import NOBODY, Listener
+from acclimate.progress import NOBODY, Listener, WarningsOnly
 
 MOST_AT_ONCE = 1024  # processes, or threads of one: more than any machine has, and fewer than bring it down
 
@@ -61,7 +61,7 @@ def bench(
         screen.say(f"{done:,} of {len(runs):,} runs are finished already.")
     how = How(threads, tuple(command), keep_models)
     if jobs == 1:
-        making = in_turn(waiting, Maker(tasks, screen if screen.interactive else NOBODY, how))
+        making = in_turn(waiting, Maker(tasks, screen if screen.interactive else WarningsOnly(screen), how))
     else:
         making = side_by_side(waiting, jobs, how)
     with screen.progress("Runs", len(runs), done) as meter:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from acclimate.cache.content import Content
 from acclimate.cache.identity import Identities, file_paths, identities
 from acclimate.cache.rows import Array
 from acclimate.cache.store import Store
+from acclimate.data.broken import BrokenImages
 from acclimate.data.domain import Domain, Indices
 from acclimate.data.inputs import ImageInputs, RowInputs
 from acclimate.data.preprocess import in_view
@@ -30,6 +32,8 @@ TORCH: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "
 
 Blocks = Iterator[tuple[Indices, Array]]
 
+T = TypeVar("T")
+
 log = logging.getLogger("acclimate")
 
 
@@ -40,6 +44,7 @@ def features(
     *,
     device: torch.device | str,
     batch_size: int | None = None,
+    broken: BrokenImages | None = None,
     track: Track = silent,
 ) -> RowInputs:
     """What a frozen network makes of a domain's images; only those images are computed that are not in the cache.
@@ -60,38 +65,39 @@ def features(
         device: Where the network runs.
         batch_size: Images a forward pass; None is 8 on a CPU and 64 elsewhere. It may change the result's last bits,
             but what else is in a batch may not: each has this size, if need be with empty images.
+        broken: Notes the images that cannot be read, which have no features then. None refuses them.
         track: Reports the progress, in batches.
 
     Returns:
-        The features, memory-mapped, so that they may be larger than the memory.
+        The features of the images that can be read, memory-mapped, so that they may be larger than the memory.
 
     Raises:
-        DataError: An image cannot be read, the domain holds vectors, which need no features, or neither the disk nor
-            the memory can hold the features.
+        DataError: An image cannot be read and nobody notes such, or too many; the domain holds vectors, which need no
+            features; or neither the disk nor the memory can hold the features.
     """
-    images = ImageInputs(domain, content.preprocess, memory=0)  # each image is read once
+    images = ImageInputs(domain, content.preprocess, memory=0, broken=broken)  # each image is read once
     wanted = identities(domain)
     size = batch_size or (8 if torch.device(device).type == "cpu" else 64)  # 8: a CPU's caches hold the activations
 
     def blocks(positions: Indices) -> Blocks:
-        return _blocks(network, images, positions, content, torch.device(device), size, track)
+        return _blocks(network, images, positions, content, torch.device(device), size, broken, track)
 
     store = Store(content.folder)
     try:
         try:
             if store.overflows():
                 raise _OverflowError
-            return _cached(store, content, domain, wanted, blocks)
+            return _cached(store, content, domain, wanted, blocks, broken)
         except OSError as error:
             reason = "The features of %s are not cached, because %s cannot be written: %s."
             log.warning(reason, domain.origin, store.folder, error)
-            return _in_memory(store, domain, wanted, blocks)
+            return _in_memory(store, domain, wanted, blocks, broken)
     except _OverflowError:
         with suppress(OSError):
             store.refuse(content)
         log.warning("Some features are too large for %s, so they are cached as fp32.", content.precision)
         wider = replace(content, precision="fp32")
-        return features(network, domain, wider, device=device, batch_size=batch_size, track=track)
+        return features(network, domain, wider, device=device, batch_size=batch_size, broken=broken, track=track)
 
 
 class _OverflowError(Exception):
@@ -99,7 +105,12 @@ class _OverflowError(Exception):
 
 
 def _cached(
-    store: Store, content: Content, domain: Domain, wanted: Identities, blocks: Callable[[Indices], Blocks]
+    store: Store,
+    content: Content,
+    domain: Domain,
+    wanted: Identities,
+    blocks: Callable[[Indices], Blocks],
+    broken: BrokenImages | None,
 ) -> RowInputs:
     rows, positions = store.read(wanted)
     if rows is None or (positions < 0).any():
@@ -110,12 +121,29 @@ def _cached(
                     writer.reserve(len(missing), block)
                 writer.append(wanted[part], file_paths(domain, part), block)
         rows, positions = store.read(wanted)
+    if broken is not None:
+        _note_twins(broken, wanted, np.flatnonzero(positions < 0))
+        positions = positions[broken.readable]
     if rows is None or (positions < 0).any():
         raise FileNotFoundError(errno.ENOENT, "it was deleted meanwhile")
     return RowInputs(rows, positions)
 
 
-def _in_memory(store: Store, domain: Domain, wanted: Identities, blocks: Callable[[Indices], Blocks]) -> RowInputs:
+def _note_twins(broken: BrokenImages, wanted: Identities, lacking: Indices) -> None:
+    """Notes those of the items that lack a row of which another name was found to be broken: each is decoded once."""
+    reasons = {wanted[i]: reason for i, reason in broken.reasons.items()}
+    for i in lacking.tolist():
+        if wanted[i] in reasons:
+            broken.note(i, reasons[wanted[i]])
+
+
+def _in_memory(
+    store: Store,
+    domain: Domain,
+    wanted: Identities,
+    blocks: Callable[[Indices], Blocks],
+    broken: BrokenImages | None,
+) -> RowInputs:
     """The features in memory; those that the store has are taken from it."""
     stored, positions = None, np.full(len(wanted), -1, dtype=np.int64)
     with suppress(OSError):
@@ -127,11 +155,12 @@ def _in_memory(store: Store, domain: Domain, wanted: Identities, blocks: Callabl
             if stored is not None:
                 rows[positions >= 0] = stored[positions[positions >= 0]]
         rows[part] = block
+    readable = broken.readable if broken is not None else np.arange(len(wanted))
     if rows is None:
         assert stored is not None
-        return RowInputs(stored, positions)
+        return RowInputs(stored, positions[readable])
     rows.setflags(write=False)
-    return RowInputs(rows, np.arange(len(wanted)))
+    return RowInputs(rows, readable)
 
 
 def _array_for(n: int, block: Array, domain: Domain) -> Array:
@@ -152,24 +181,31 @@ def _blocks(
     content: Content,
     device: torch.device,
     batch_size: int,
+    broken: BrokenImages | None,
     track: Track,
 ) -> Blocks:
-    """The features of batches of images: their positions (B,), and (B, V, ...) as it is kept on the disk."""
+    """The features of batches of images: their positions (B,), and (B, V, ...) as it is kept on the disk.
+
+    Images that are noted as broken are missing, and a batch that has no others is, too.
+    """
     if not len(positions):
         return
     encode = network().to(device).eval()
 
-    def block(part: Indices) -> Array:
+    def block(part: Indices) -> tuple[Indices, Array]:
         x = images.batch(part, None)
+        readable = broken.without(part) if broken is not None else part
         # A batch always has the same size, because for another one a layer may add its products in another order.
         x = torch.cat([x, x.new_zeros(batch_size - len(x), *x.shape[1:])])
         x = x.to(device, memory_format=torch.channels_last)  # a third less time for convolutions on a CPU
         with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=content.bf16):
             f = torch.stack([encode(in_view(x, view)).float() for view in content.views], dim=1)  # (B, V, ...)
-        return _on_disk(f[: len(part)].cpu().contiguous(), content.precision)
+        return readable, _on_disk(f[: len(readable)].cpu().contiguous(), content.precision)
 
     parts = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
-    yield from zip(parts, track(_in_threads(block, parts), "Computing features", len(parts)), strict=True)
+    for readable, rows in track(_in_threads(block, parts), "Computing features", len(parts)):
+        if len(readable):
+            yield readable, rows
 
 
 def _on_disk(f: Tensor, precision: str) -> Array:
@@ -181,7 +217,7 @@ def _on_disk(f: Tensor, precision: str) -> Array:
     return array
 
 
-def _in_threads(work: Callable[[Indices], Array], parts: Iterable[Indices]) -> Iterator[Array]:
+def _in_threads(work: Callable[[Indices], T], parts: Iterable[Indices]) -> Iterator[T]:
     """What `work` returns for each part, in order, from as many threads as PyTorch has, which has one in each."""
     threads = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, initializer=compute_alone)

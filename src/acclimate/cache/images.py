@@ -21,6 +21,7 @@ from acclimate.cache.content import Content, stores_folder
 from acclimate.cache.identity import file_paths, identities
 from acclimate.cache.store import Store
 from acclimate.choices import Augment, KeepImages
+from acclimate.data.broken import BrokenImages
 from acclimate.data.decode import Pixels
 from acclimate.data.domain import Domain, Indices
 from acclimate.data.inputs import MEMORY, ImageInputs
@@ -48,6 +49,7 @@ def image_inputs(
     *,
     images: KeepImages = "auto",
     memory: int = MEMORY,
+    broken: BrokenImages | None = None,
 ) -> ImageInputs:
     """Images as batches need them, decoded once if there is room for them.
 
@@ -59,15 +61,16 @@ def image_inputs(
             as its disk holds. "auto": in memory if all fit, else on the disk if they are files and twice the room that
             they need is free; otherwise as many as fit in memory.
         memory: Bytes of the memory that may be taken.
+        broken: Notes the images that cannot be read, see `ImageInputs`.
 
     Raises:
         DataError: The domain holds vectors.
     """
     fits = not isinstance(domain.items, tuple) or _estimate(preprocess, len(domain)) <= memory
     if images == "memory" or (images == "auto" and fits):
-        return ImageInputs(domain, preprocess, augment, memory=memory)
+        return ImageInputs(domain, preprocess, augment, memory=memory, broken=broken)
     shelf = DiskShelf(domain, preprocess, spare=SPARE if images == "auto" else 0)
-    return ImageInputs(domain, preprocess, augment, memory=memory, shelf=shelf)
+    return ImageInputs(domain, preprocess, augment, memory=memory, shelf=shelf, broken=broken)
 
 
 class DiskShelf:
@@ -121,6 +124,12 @@ class DiskShelf:
             finally:
                 self._turn.release()
         return True
+
+    def flush(self) -> None:
+        """Writes the images that wait, since those that are still missing may never come."""
+        with self._turn:
+            if self._waiting:
+                self._write_waiting()
 
     def _is_due(self) -> bool:
         """Whether enough images wait to be written, or all that are still to come."""

@@ -1,10 +1,13 @@
-"""Finding the files that cannot be read as images before anything is computed."""
+"""The files of a domain that cannot be read as images: found by whoever decodes them first, and then remembered."""
 
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,58 +19,150 @@ from acclimate.files import cache_folder, write_whole
 from acclimate.progress import Track, silent
 from acclimate.threads import in_order
 
+MOST_BROKEN = 0.1  # of a domain's images
+
 AHEAD = 256  # files decoded beyond the one that is waited for: an interrupt waits for no more
 
 
-def find_broken(domain: Domain, track: Track = silent) -> dict[int, str]:
-    """Decodes every file and gives the position and the reason of each that cannot be read as an image.
+class TooManyBrokenError(DataError):
+    """More images are broken than may be left out, although not all have been tried yet."""
 
-    What was found is remembered in the cache folder until a file changes; the broken files are always tried again.
+
+class BrokenImages:
+    """The images of a domain that cannot be read.
+
+    No image is decoded for this alone. Whoever decodes all of them does so within `found` and notes those that cannot
+    be read; afterwards it is known which they are. It is remembered in the cache folder until a file changes; only the
+    broken ones are tried again by whoever needs the domain next.
+
+    Args:
+        data: The images; where they have labels, no class may lose all of its images.
+        most: The largest fraction that may be broken.
+
+    Attributes:
+        domain: The images.
+        reasons: Why an image cannot be read, by its position, for those that are noted.
+        known: Whether all that are broken are noted.
     """
-    if not isinstance(domain.items, tuple):
-        return {}
-    record = cache_folder() / "broken" / f"{domain.fingerprint()}.json"
-    positions = _remembered(record, len(domain))
-    if positions is None:
-        reasons = in_order(ThreadPoolExecutor(THREADS), _broken_reason, domain.items, ahead=AHEAD)
-        tracked = track(enumerate(reasons), "Checking images", len(domain))
-        broken = {i: reason for i, reason in tracked if reason is not None}
+
+    def __init__(self, data: Domain | LabelledDomain, most: float = MOST_BROKEN) -> None:
+        self.domain = data.domain if isinstance(data, LabelledDomain) else data
+        self.reasons: dict[int, str] = {}
+        self.known = not isinstance(self.domain.items, tuple)  # arrays are decoded already
+        self._labelled = data if isinstance(data, LabelledDomain) else None
+        self._most = most
+        self._lock = threading.Lock()
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """The name of each image that is noted, and the reason."""
+        return [(self.domain.names[i], self.reasons[i]) for i in sorted(self.reasons)]
+
+    @property
+    def readable(self) -> Indices:
+        """The positions of all images that are not noted, ascending."""
+        return np.delete(np.arange(len(self.domain)), np.array([*self.reasons], dtype=np.int64))
+
+    @cached_property
+    def left(self) -> Domain:
+        """The domain of these images, once all that are broken are known."""
+        assert self.known
+        return self.domain.select(self.readable)
+
+    def without(self, positions: Indices) -> Indices:
+        """Those of the positions that are not noted."""
+        return np.array([i for i in positions.tolist() if i not in self.reasons], dtype=np.int64)
+
+    def note(self, position: int, reason: str) -> None:
+        """Takes note of an image that cannot be read. Several threads may do so.
+
+        Raises:
+            TooManyBrokenError: It is one too many.
+        """
+        with self._lock:
+            self.reasons[position] = reason
+            if self._too_many():
+                raise TooManyBrokenError(self._sentence())
+
+    @contextmanager
+    def found(self, track: Track = silent) -> Iterator[None]:
+        """Within it, all images are decoded and the broken ones noted, unless they are known; afterwards they are.
+
+        Raises:
+            DataError: More are broken than may be, or all the images of a class.
+        """
+        self.recall()
+        if self.known:
+            yield
+            return
+        try:
+            yield
+        except TooManyBrokenError:
+            self._decode_all(track)  # to say how many
+        self.known = True
         with suppress(OSError):  # a cache that cannot be written costs time, nothing else
-            write_whole(record, json.dumps(list(broken)).encode())
-        return broken
-    again = ((i, _broken_reason(domain.items[i])) for i in positions)
-    return {i: reason for i, reason in again if reason is not None}
+            self._remember()
+        self._refuse_unusable()
 
+    def recall(self) -> None:
+        """Takes note of what an earlier process found, if one did.
 
-def without_broken(data: Domain | LabelledDomain, track: Track = silent) -> tuple[Indices, list[tuple[str, str]]]:
-    """Leaves out the files that cannot be read, if they are few.
+        Raises:
+            DataError: More are broken than may be, or all the images of a class.
+        """
+        if not self.known:
+            positions = _remembered(self._record, len(self.domain))
+            if positions is None:
+                return
+            tried = {i: _broken_reason(self.domain.items[i]) for i in positions}
+            self.reasons = {i: reason for i, reason in tried.items() if reason is not None}
+            self.known = True
+        self._refuse_unusable()
 
-    Returns:
-        The positions to keep, for `data.select`, and the name and the reason of each file left out.
+    def check(self, track: Track = silent) -> None:
+        """Finds the broken images by decoding all, unless they are known.
 
-    Raises:
-        DataError: More than a tenth of the files are broken, or all the files of a class.
-    """
-    domain = data.domain if isinstance(data, LabelledDomain) else data
-    broken = find_broken(domain, track)
-    skipped = [(domain.names[i], reason) for i, reason in broken.items()]
-    if len(broken) * 10 > len(domain):
-        name, reason = skipped[0]
-        raise DataError(
-            f"{len(broken):,} of the {len(domain):,} images of {domain.origin} cannot be read, for example '{name}' "
-            f"({reason}): replace or remove them."
+        Raises:
+            DataError: More are broken than may be, or all the images of a class.
+        """
+        with self.found(track):
+            if not self.known:
+                self._decode_all(track)
+
+    def _decode_all(self, track: Track) -> None:
+        reasons = in_order(ThreadPoolExecutor(THREADS), _broken_reason, self.domain.items, ahead=AHEAD)
+        for i, reason in enumerate(track(reasons, "Checking images", len(self.domain))):
+            if reason is not None:
+                self.reasons[i] = reason
+
+    @property
+    def _record(self) -> Path:
+        return cache_folder() / "broken" / f"{self.domain.fingerprint()}.json"
+
+    def _remember(self) -> None:
+        write_whole(self._record, json.dumps(sorted(self.reasons)).encode())
+
+    def _too_many(self) -> bool:
+        return len(self.reasons) > self._most * len(self.domain)
+
+    def _sentence(self) -> str:
+        name, reason = self.skipped[0]
+        return (
+            f"{len(self.reasons):,} of the {len(self.domain):,} images of {self.domain.origin} cannot be read, for "
+            f"example '{name}' ({reason}): replace or remove them."
         )
-    keep = np.array([i for i in range(len(domain)) if i not in broken], dtype=np.int64)
-    if isinstance(data, LabelledDomain):
-        _check_classes_left(data, keep)
-    return keep, skipped
 
-
-def _check_classes_left(data: LabelledDomain, keep: Indices) -> None:
-    for i in np.setdiff1d(data.labels, data.labels[keep]):
-        raise DataError(
-            f"No image of the class '{data.classes[i]}' in {data.domain.origin} can be read: replace them or remove it."
-        )
+    def _refuse_unusable(self) -> None:
+        if self._too_many():
+            raise DataError(self._sentence())
+        if self._labelled is None or not self.reasons:
+            return
+        labels = self._labelled.labels
+        for k in np.setdiff1d(labels, labels[self.readable]):
+            raise DataError(
+                f"No image of the class '{self._labelled.classes[k]}' in {self.domain.origin} can be read: replace "
+                "them or remove it."
+            )
 
 
 def _broken_reason(path: str) -> str | None:
@@ -79,7 +174,7 @@ def _broken_reason(path: str) -> str | None:
 
 
 def _remembered(record: Path, total: int) -> list[int] | None:
-    """The positions a former check found, None if there is none or its record is damaged."""
+    """The positions that are noted in a record, None if there is none or it is damaged."""
     try:
         positions = json.loads(record.read_bytes())
     except (OSError, ValueError):

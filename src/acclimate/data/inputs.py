@@ -15,10 +15,13 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from acclimate.choices import Augment
-from acclimate.data.decode import THREADS, Pixels, picture
+from acclimate.data.broken import AHEAD, BrokenImages
+from acclimate.data.decode import THREADS, BrokenImageError, Pixels, picture
 from acclimate.data.domain import Domain, Indices
 from acclimate.data.preprocess import Preprocess
 from acclimate.errors import DataError
+from acclimate.progress import Track, silent
+from acclimate.threads import in_order
 
 
 class Inputs(Protocol):
@@ -132,6 +135,10 @@ class Shelf(Protocol):
         """Keeps the image at `position`, or says that it cannot."""
         ...
 
+    def flush(self) -> None:
+        """Says that no more images come for now."""
+        ...
+
 
 class ImageInputs:
     """Images decoded as batches need them: the `Inputs` of training and of feature extraction.
@@ -142,6 +149,7 @@ class ImageInputs:
         augment: The random views that training sees.
         memory: Bytes of resized images to keep, so that small data sets are decoded once; 0 keeps none.
         shelf: Where those are kept that training asks for; the memory then takes only what the shelf refuses.
+        broken: Notes the images that cannot be read, which are then missing from their batches. None refuses them.
 
     Raises:
         DataError: The domain holds vectors.
@@ -155,43 +163,88 @@ class ImageInputs:
         *,
         memory: int = MEMORY,
         shelf: Shelf | None = None,
+        broken: BrokenImages | None = None,
     ) -> None:
         if domain.kind == "vectors":
             raise DataError(f"{domain.origin} holds feature vectors: give images where a network is to read them.")
         self.domain = domain
         self.preprocess = preprocess
         self.augment: Augment = augment
+        self._positions = np.arange(len(domain))
         self._room = memory
         self._kept: dict[int, Pixels] = {}
+        self._full = False  # whether there was an image for which no room was left
         self._shelf = shelf
+        self._broken = broken
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(THREADS)
 
     def __len__(self) -> int:
-        return len(self.domain)
+        return len(self._positions)
+
+    def read(self, track: Track = silent) -> None:
+        """Decodes all images once, and keeps those that there is room for: for training, which asks for them again.
+
+        From then on these are the inputs of the images that can be read; `broken` has noted the others, and is told of
+        no more: a file that breaks while a run trains ends it.
+        """
+        assert self._broken is not None
+        begun = in_order(ThreadPoolExecutor(THREADS), self._read, range(len(self.domain)), ahead=AHEAD)
+        for _ in track(begun, "Reading images", len(self.domain)):
+            pass
+        if self._shelf is not None:
+            self._shelf.flush()
+        self._positions, self._broken = self._broken.readable, None
 
     def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
         """The images at `index`, (B, C, size, size) float32: random views, or those of evaluation where `rng` is None.
 
         Raises:
-            BrokenImageError: A file cannot be read as an image.
+            BrokenImageError: A file cannot be read as an image, and nobody notes such.
         """
         # A generator a sample, made before any thread runs: the views do not depend on which finishes first.
         children: Sequence[np.random.Generator | None] = [None] * len(index)
         if rng is not None and self.augment != "none":
             children = rng.spawn(len(index))
         view = partial(self._view, again=rng is not None)
-        return self.preprocess.normalised(np.stack(list(self._pool.map(view, index.tolist(), children))))
+        found = self._pool.map(view, self._positions[index].tolist(), children)
+        views = [pixels for pixels in found if pixels is not None]
+        size, channels = self.preprocess.size, self.preprocess.channels
+        return self.preprocess.normalised(np.stack(views) if views else np.empty((0, size, size, channels), np.uint8))
 
-    def _view(self, position: int, rng: np.random.Generator | None, again: bool) -> Pixels:
-        resized = self._resized(position, again)
+    def _view(self, position: int, rng: np.random.Generator | None, again: bool) -> Pixels | None:
+        """A view of an image; None if it is noted as broken."""
+        try:
+            resized = self._resized(position, again)
+        except BrokenImageError as error:
+            self._note(position, error)
+            return None
         return self.preprocess.plain(resized) if rng is None else self.preprocess.augmented(resized, self.augment, rng)
 
-    def _resized(self, position: int, again: bool) -> Pixels:
-        """A resized image; `again` says that it will be asked for again, as training does and evaluation does not."""
+    def _read(self, position: int) -> None:
+        """Keeps an image if there is room, or else sees whether it can be read at all, which takes less."""
+        try:
+            if not self._full:
+                self._resized(position, again=True)
+            elif self._kept_before(position) is None:
+                picture(self.domain, position, at_least=1)
+        except BrokenImageError as error:
+            self._note(position, error)
+
+    def _note(self, position: int, error: BrokenImageError) -> None:
+        if self._broken is None:
+            raise error
+        self._broken.note(position, error.reason)
+
+    def _kept_before(self, position: int) -> Pixels | None:
         kept = self._kept.get(position)
         if kept is None and self._shelf is not None:
             kept = self._shelf.get(position)
+        return kept
+
+    def _resized(self, position: int, again: bool) -> Pixels:
+        """A resized image; `again` says that it will be asked for again, as training does and evaluation does not."""
+        kept = self._kept_before(position)
         if kept is not None:
             return kept
         resized = self.preprocess.resized(picture(self.domain, position, at_least=self.preprocess.resize))
@@ -205,6 +258,10 @@ class ImageInputs:
 
     def _remember(self, position: int, resized: Pixels) -> None:
         with self._lock:
-            if position not in self._kept and resized.nbytes <= self._room:
-                self._kept[position] = resized
-                self._room -= resized.nbytes
+            if position in self._kept:
+                return
+            if resized.nbytes > self._room:
+                self._full = True
+                return
+            self._kept[position] = resized
+            self._room -= resized.nbytes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from acclimate.errors import DivergedError
 from acclimate.evaluation.scores import DomainErrors, Probabilities, domain_error
@@ -16,7 +17,6 @@ from acclimate.methods.base import evaluation_mode
 from acclimate.progress import Track, silent
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from acclimate.data.inputs import Inputs
@@ -83,7 +83,15 @@ def domain_errors(
 def _batches(
     inputs: Inputs, batch_size: int, device: torch.device | str, track: Track, description: str
 ) -> Iterator[Tensor]:
+    """All inputs in order, in full batches but for the last, whichever of them turn out to be broken on the way."""
     index = np.arange(len(inputs))
     parts = [index[start : start + batch_size] for start in range(0, len(index), batch_size)]
+    waiting: Tensor | None = None
     for part in track(parts, description, len(parts)):
-        yield inputs.batch(part, None).to(device)
+        x = inputs.batch(part, None)
+        waiting = x if waiting is None else torch.cat([waiting, x])
+        if len(waiting) >= batch_size:
+            yield waiting[:batch_size].to(device)
+            waiting = waiting[batch_size:] if len(waiting) > batch_size else None
+    if waiting is not None and len(waiting):
+        yield waiting.to(device)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from acclimate.data.broken import without_broken
+from acclimate.data.broken import BrokenImages
 from acclimate.data.decode import picture
 from acclimate.data.domain import Domain, Indices
 from acclimate.data.inputs import ImageInputs, Inputs
@@ -95,7 +95,9 @@ def _embedding(run: Run, data: Data, model: Model, before: Model | None, track: 
     """Both domains in a plane, before and after adaptation, with the images under the pointer."""
     i_s, i_t = sample(len(data.source), POINTS), sample(len(data.target), POINTS)
     if data.pictured:
-        i_s = i_s[without_broken(data.source.domain.select(i_s))[0]]
+        broken = BrokenImages(data.source.domain.select(i_s))
+        broken.check()
+        i_s = i_s[broken.readable]
     source, target = data.source.domain.select(i_s), data.target.select(i_t)
     plots = _plots(run, model, before, source, target, track)
     truth_t = data.answers[i_t] if data.answers is not None else np.full(len(i_t), -1)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from msgspec import structs
 
 import acclimate
@@ -18,7 +19,7 @@ from acclimate.methods.base import Method
 from acclimate.methods.registry import BASELINE
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs.directory import RunDirectory, check_folder, delete_run
-from acclimate.runs.files import Metrics, MetricsLog, write_predictions, write_skipped
+from acclimate.runs.files import Metrics, MetricsLog, read_skipped, write_predictions, write_skipped
 from acclimate.runs.masks import pack_masks
 from acclimate.runs.prepare import Prepared, prepare
 from acclimate.runs.record import RunRecord, Seconds, compared, data_of, environment, terms_summary, write_record
@@ -106,14 +107,18 @@ def run(
     watch = _Stopwatch()
     device = pick_device(settings.device)
     with random_state_kept(device):
-        ready = prepare(settings, task, device, screen.track)
+        ready = _prepare(settings, task, device, screen)
+        if checkpoint is not None and _skipped_before(out) != ready.task.skipped:
+            screen.say("Other images can be read than when the run began, so it begins anew.")
+            checkpoint = None
         for earlier in delete:
             delete_run(earlier)
         folder.begin()
+        write_skipped(out / "skipped.csv", ready.task.skipped)
         watch.lap("features")
         log = _train(settings, ready, folder, checkpoint, screen)
     watch.lap("training")
-    scores = _write_results(ready, task, out, screen)
+    scores = _write_results(ready, out, screen)
     errors = domain_errors(
         ready.model.method, ready.pair.source, ready.target, device=ready.model.device, track=screen.track
     )
@@ -124,7 +129,7 @@ def run(
         command=tuple(command),
         settings=settings.as_dict(),
         model=ready.model.spec,
-        data=data_of(task),
+        data=data_of(ready.task),
         environment=environment(ready.model.device),
         steps=settings.recipe.steps,
         resumed_at=checkpoint.step if checkpoint else None,
@@ -138,6 +143,21 @@ def run(
     write_record(out / "record.json", record)
     folder.tidy()
     return record
+
+
+def _prepare(settings: Settings, task: Task, device: torch.device, screen: Listener) -> Prepared:
+    """Prepare a run; the first of a task says how many images are broken."""
+    first = not all(broken.known for broken in task.broken.values())
+    ready = prepare(settings, task, device, screen.track)
+    if first and (count := len(ready.task.skipped)):
+        screen.warn(f"{count} broken images are left out; skipped.csv in the run directory names them.")
+    return ready
+
+
+def _skipped_before(out: Path) -> tuple[tuple[str, str], ...]:
+    """The images that an interrupted run left out."""
+    path = out / "skipped.csv"
+    return tuple(read_skipped(path)) if path.exists() else ()
 
 
 def _with_comparison(record: RunRecord, out: Path) -> RunRecord:
@@ -182,17 +202,17 @@ def _log(step: Step, method: Method, log: MetricsLog, tracker: Tracker) -> None:
     tracker.log(step.step, {"lr": step.lr, **terms})
 
 
-def _write_results(ready: Prepared, task: Task, out: Path, screen: Listener) -> Scores | None:
-    """Write the model, the predictions and what was left out; returns the scores, if there are labels to score with."""
-    model, classes = ready.model, task.source.classes
+def _write_results(ready: Prepared, out: Path, screen: Listener) -> Scores | None:
+    """Write the model and the predictions; returns the scores, if there are labels to score with."""
+    model, task, classes = ready.model, ready.task, ready.task.source.classes
     model.save(out)
     probabilities = predict(model.method, ready.target, device=model.device, track=screen.track)
     write_predictions(out / "predictions.csv", task.target.names, probabilities, classes)
-    write_skipped(out / "skipped.csv", task.skipped)
     if task.answers is None:
         return None
-    measured = probabilities if task.test is None else model.predict(task.test, screen.track)
-    return score(measured, task.answers, classes)
+    if ready.test is not None:
+        probabilities = predict(model.method, ready.test, device=model.device, track=screen.track)
+    return score(probabilities, task.answers, classes)
 
 
 class _Stopwatch:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 import torch
 
-from acclimate.choices import Augment, Tune, View
+from acclimate.choices import Augment, KeepImages, Tune, View
 from acclimate.data.batches import Pair
-from acclimate.data.inputs import Inputs
+from acclimate.data.broken import BrokenImages
+from acclimate.data.inputs import ImageInputs, Inputs
 from acclimate.errors import OptionError
 from acclimate.machine import fast_bf16, seed_random_numbers
 from acclimate.methods import registry
@@ -23,15 +24,32 @@ from acclimate.settings import Settings
 
 
 class Prepared(NamedTuple):
-    """The model before training, what it is trained on, and the target as evaluation sees it."""
+    """What a run trains and measures on.
+
+    Attributes:
+        model: The model before training.
+        pair: What it is trained on.
+        target: The target as evaluation sees it.
+        test: The images that are measured on, where they are not the target.
+        task: The task without its broken images.
+    """
 
     model: Model
     pair: Pair
     target: Inputs
+    test: Inputs | None
+    task: Task
 
 
 def prepare(settings: Settings, task: Task, device: torch.device, track: Track) -> Prepared:
-    """Make the model, and all that it is trained on; torch's random numbers are seeded for the training."""
+    """Make the model and read all that it is trained and measured on, which finds the images that are broken.
+
+    Raises:
+        DataError: Too many images are broken.
+        OptionError: The settings do not fit the backbone or the data.
+    """
+    for broken in task.broken.values():
+        broken.recall()  # what is known to be unusable is refused before anything is computed
     seed_random_numbers(settings.seed, device)  # a network from scratch draws its weights here
     backbone = None
     if task.source.domain.kind != "vectors":
@@ -43,20 +61,36 @@ def prepare(settings: Settings, task: Task, device: torch.device, track: Track) 
     model = Model(spec, backbone, device, method=found.method)
     augment = _augment(settings, spec.tune, backbone)
     views: tuple[View, ...] = ("plain", "flip") if augment == "flip" else ("plain",)
-    source, target = (
-        model.inputs(domain, views=views, augment=augment, images=settings.keep_images, track=track)
-        for domain in (task.source.domain, task.target)
-    )
+    inputs = {
+        name: _read(model, broken, views, augment, settings.keep_images, track) for name, broken in task.broken.items()
+    }
+    task = task.readable()
     pair = Pair(
-        source,
+        inputs["source"],
         task.source.labels,
-        target,
+        inputs["target"],
         batch_size=settings.recipe.batch_size,
         seed=settings.seed,
         device=device,
         prefetch=2 if model.method.net.level == "image" else 0,
     )
-    return Prepared(model, pair, target)
+    return Prepared(model, pair, inputs["target"], inputs.get("test"), task)
+
+
+def _read(
+    model: Model,
+    broken: BrokenImages,
+    views: tuple[View, ...],
+    augment: Augment,
+    images: KeepImages,
+    track: Track,
+) -> Inputs:
+    """What the batches of a domain are drawn from. Images are decoded once, and then it is known which are broken."""
+    with broken.found(track):
+        inputs = model.inputs(broken.domain, views=views, augment=augment, images=images, broken=broken, track=track)
+        if isinstance(inputs, ImageInputs) and not broken.known:
+            inputs.read(track)
+    return inputs
 
 
 def resolve(

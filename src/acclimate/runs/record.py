@@ -17,7 +17,7 @@ from acclimate.evaluation.scores import Changes, DomainErrors, ScoresRecord, cha
 from acclimate.files import write_json
 from acclimate.methods.registry import BASELINE
 from acclimate.model import ModelSpec
-from acclimate.runs.files import MAKE_AGAIN, MetricsLog, read_predictions
+from acclimate.runs.files import MAKE_AGAIN, MetricsLog, read_predictions, read_skipped
 from acclimate.schema import Count, Entry, Positive
 from acclimate.settings import check_recorded
 
@@ -199,8 +199,10 @@ def compared(out: Path) -> Comparison:
     """What the method changed against the baseline whose run lies in the same folder.
 
     Raises:
-        DataError: A file of one of the runs is damaged.
+        DataError: A file of one of the runs is damaged, or the two could not read the same images.
     """
+    if read_skipped(out / BASELINE / "skipped.csv") != read_skipped(out / "skipped.csv"):
+        raise DataError(f"The run in {out / BASELINE} could read other images than that in {out}: use --overwrite.")
     records = [read_record(folder / "record.json") for folder in (out / BASELINE, out)]
     before, after = (
         read_predictions(folder / "predictions.csv", record.data.target.items, len(record.model.classes)).probabilities

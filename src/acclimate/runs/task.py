@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import acclimate
-from acclimate.data.broken import without_broken
+from acclimate.data.broken import MOST_BROKEN, BrokenImages
 from acclimate.data.domain import Domain, LabelledDomain, check_pair
 from acclimate.data.read import read_sealed, read_source
 from acclimate.errors import DataError, OptionError
@@ -21,27 +21,29 @@ from acclimate.progress import Listener
 from acclimate.settings import Settings, comparable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Task:
     """A source, a target and, for evaluation alone, the target's labels if it has any.
 
     Attributes:
-        source: The labelled images that can be read.
-        target: The unlabelled images that can be read.
+        source: The labelled images.
+        target: The unlabelled images.
         answers: The labels of the images that are measured on, `test` or the target; training never sees them.
-        skipped: Names and reasons of the images that cannot be read.
         test: The images to measure on, where they are not the target.
+        most_broken: The largest fraction of a domain's images that may be broken.
+        skipped: Names and reasons of the images that were left out.
     """
 
     source: LabelledDomain
     target: Domain
-    answers: Answers | None
-    skipped: list[tuple[str, str]]
+    answers: Answers | None = None
     test: Domain | None = None
+    most_broken: float = MOST_BROKEN
+    skipped: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What makes the data the same data, labels included."""
+        """What makes the data the same data, labels included. Which images are broken follows from it."""
         source, target, answers = self.source, self.target, self.answers
         return {
             "source": [source.domain.fingerprint(), source.labels.tolist(), source.classes],
@@ -50,9 +52,34 @@ class Task:
             "answers": answers.labels.tolist() if answers is not None else None,
         }
 
+    @cached_property
+    def broken(self) -> dict[str, BrokenImages]:
+        """What is known of the broken images of "source", "target" and "test", so that all runs leave out the same."""
+        domains: dict[str, Domain | LabelledDomain | None]
+        domains = {"source": self.source, "target": self.target, "test": self.test}
+        return {name: BrokenImages(data, self.most_broken) for name, data in domains.items() if data is not None}
+
+    def readable(self) -> Task:
+        """The task without its broken images, all of which have to be known."""
+        source, target, test = self.broken["source"], self.broken["target"], self.broken.get("test")
+        labels = self.source.labels[source.readable]
+        measured = target if test is None else test
+        return replace(
+            self,
+            source=LabelledDomain(source.left, labels, self.source.classes),
+            target=target.left,
+            answers=self.answers.select(measured.readable) if self.answers is not None else None,
+            test=test.left if test is not None else None,
+            skipped=tuple(
+                (f"{broken.domain.origin}: {name}", reason)
+                for broken in self.broken.values()
+                for name, reason in broken.skipped
+            ),
+        )
+
 
 def read_task(settings: Settings, screen: Listener) -> Task:
-    """Read and check both domains before anything is computed.
+    """Read both domains and check what can be checked without decoding an image.
 
     Raises:
         DataError: They cannot be used.
@@ -68,24 +95,13 @@ def read_task(settings: Settings, screen: Listener) -> Task:
     answers = read_answers(sealed, measured, source.classes, allow_mismatch=settings.allow_class_mismatch)
     if test is not None and answers is None:
         raise DataError(f"{settings.test} has no labels to measure with: give labelled images, or leave out --test.")
-
-    kept, skipped = [], []
-    for domain in (source.domain, target, *([test] if test is not None else [])):
-        keep, broken = without_broken(domain, screen.track)
-        kept.append(keep)
-        skipped += [(f"{domain.origin}: {name}", reason) for name, reason in broken]
-    if answers is not None:
-        answers = answers.select(kept[-1])  # the last is the one that is measured on
-    if skipped:
-        screen.warn(f"{len(skipped)} broken images are left out; skipped.csv in the run directory names them.")
     known = "unlabelled" if answers is None or test is not None else "labelled, for evaluation alone"
-    measuring = f" Measured on {len(kept[-1]):,} others." if test is not None else ""
+    measuring = f" Measured on {len(test):,} others." if test is not None else ""
     screen.say(
-        f"Source: {len(kept[0]):,} items of {len(source.classes)} classes. "
-        f"Target: {len(kept[1]):,} items ({known}).{measuring}"
+        f"Source: {len(source):,} items of {len(source.classes)} classes. "
+        f"Target: {len(target):,} items ({known}).{measuring}"
     )
-    test = test.select(kept[-1]) if test is not None else None
-    return Task(source.select(kept[0]), target.select(kept[1]), answers, skipped, test)
+    return Task(source, target, answers, test)
 
 
 def identity(settings: Settings, task: Task) -> str:

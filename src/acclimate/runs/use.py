@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from acclimate.data.broken import without_broken
-from acclimate.data.domain import Domain, Indices
+from acclimate.data.broken import BrokenImages
+from acclimate.data.domain import Domain
 from acclimate.data.read import read_sealed, read_target
 from acclimate.errors import DataError
 from acclimate.evaluation.answers import read_answers
-from acclimate.evaluation.scores import Scores, score
+from acclimate.evaluation.scores import Probabilities, Scores, score
 from acclimate.machine import pick_device
 from acclimate.methods import registry
 from acclimate.methods.base import Method
@@ -79,9 +79,8 @@ def predict_images(
     _check_table(out, run, data)
     model = load(run, device, method=method, backbone=backbone)
     found = read_target(data)
-    keep, skipped = _usable(model, found, screen)
-    domain = found.select(keep)
-    probabilities = model.predict(domain, screen.track)
+    probabilities, broken = _predicted(model, found, screen)
+    domain = found.select(broken.readable)
     try:
         write_predictions(out, domain.names, probabilities, model.spec.classes)
     except OSError as error:
@@ -89,7 +88,7 @@ def predict_images(
     counts = np.bincount(probabilities.argmax(1), minlength=len(model.spec.classes))
     return {
         "items": len(domain),
-        "skipped": [{"path": name, "reason": reason} for name, reason in skipped],
+        "skipped": [{"path": name, "reason": reason} for name, reason in broken.skipped],
         "classes": dict(zip(model.spec.classes, counts.tolist(), strict=True)),
         "out": str(out),
     }
@@ -131,20 +130,20 @@ def evaluate_images(
             f"{data} has no labels that the model knows ({', '.join(model.spec.classes)}): put the images into "
             "folders of these names, or use acclimate predict."
         )
-    keep, _ = _usable(model, domain, screen)
-    probabilities = model.predict(domain.select(keep), screen.track)
-    return registry.shown(model.spec.method), score(probabilities, answers.select(keep), model.spec.classes)
+    probabilities, broken = _predicted(model, domain, screen)
+    return registry.shown(model.spec.method), score(probabilities, answers.select(broken.readable), model.spec.classes)
 
 
-def _usable(model: Model, domain: Domain, screen: Listener) -> tuple[Indices, list[tuple[str, str]]]:
-    """The positions of the items that can be read, and the names and reasons of the others."""
-    model.check(domain)
-    keep, skipped = without_broken(domain, screen.track)
-    for name, reason in skipped[:MOST_WARNINGS]:
+def _predicted(model: Model, domain: Domain, screen: Listener) -> tuple[Probabilities, BrokenImages]:
+    """The probabilities of the images that can be read, and which cannot. Each is decoded once."""
+    broken = BrokenImages(domain)
+    with broken.found(screen.track):
+        probabilities = model.predict(domain, screen.track, broken)
+    for name, reason in broken.skipped[:MOST_WARNINGS]:
         screen.warn(f"{name} is left out: {reason}.")
-    if len(skipped) > MOST_WARNINGS:
-        screen.warn(f"{len(skipped) - MOST_WARNINGS:,} more images are left out; --json names them all.")
-    return keep, skipped
+    if len(broken.skipped) > MOST_WARNINGS:
+        screen.warn(f"{len(broken.skipped) - MOST_WARNINGS:,} more images are left out; --json names them all.")
+    return probabilities, broken
 
 
 def _check_table(out: Path, run: Path, data: str) -> None:
