@@ -108,7 +108,7 @@ def run(
     device = pick_device(settings.device)
     with random_state_kept(device):
         ready = _prepare(settings, task, device, screen)
-        if checkpoint is not None and _skipped_before(out) != ready.task.skipped:
+        if checkpoint is not None and _skipped_before(out) != [name for name, _ in ready.task.skipped]:
             screen.say("Other images can be read than when the run began, so it begins anew.")
             checkpoint = None
         for earlier in delete:
@@ -154,10 +154,10 @@ def _prepare(settings: Settings, task: Task, device: torch.device, screen: Liste
     return ready
 
 
-def _skipped_before(out: Path) -> tuple[tuple[str, str], ...]:
-    """The images that an interrupted run left out."""
+def _skipped_before(out: Path) -> list[str]:
+    """The names of the images that an interrupted run left out."""
     path = out / "skipped.csv"
-    return tuple(read_skipped(path)) if path.exists() else ()
+    return [name for name, _ in read_skipped(path)] if path.exists() else []
 
 
 def _with_comparison(record: RunRecord, out: Path) -> RunRecord:
