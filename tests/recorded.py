@@ -12,15 +12,20 @@ from acclimate.data.preprocess import Preprocess
 from acclimate.evaluation.scores import Changes, ClassScore, DomainErrors, Scores
 from acclimate.model import ModelSpec
 from acclimate.runs.record import (
+    AccuracyEstimate,
+    ClassShare,
     Comparison,
     Data,
     DomainData,
     Environment,
+    FindingRecord,
+    MemberRecord,
     RunRecord,
     Seconds,
     SourceData,
     TargetData,
     TermSummary,
+    Trust,
 )
 from acclimate.settings import Settings
 
@@ -28,7 +33,7 @@ from acclimate.settings import Settings
 def run_record(classes: tuple[str, ...] = ("a", "b", "c")) -> RunRecord:
     """A record that lacks nothing: compared with source-only, measured on test images, and resumed."""
     K = len(classes)
-    settings = Settings("s", "t", test="u", options={"trade_off": 0.5}, weights="w.pth")
+    settings = Settings("s", "t", test="u", method="wemnet", options={"trade_off": 0.5}, weights="w.pth")
     scores = Scores(classes, np.eye(K, dtype=np.int64) + 1, n_unknown=2).record()
     return RunRecord(
         acclimate="0.1.0",
@@ -72,7 +77,31 @@ def run_record(classes: tuple[str, ...] = ("a", "b", "c")) -> RunRecord:
         ),
         selection="last step",
         domain_error={"f": DomainErrors(source=1.5, target=2.5)},
+        changed_late=0.125,
+        trust=trust(classes),
         seconds=Seconds(features=1.0, training=2.0, evaluation=0.5),
+    )
+
+
+def trust(classes: tuple[str, ...] = ("a", "b", "c")) -> Trust:
+    """What a consensus with a note, two members and one that diverged says of itself."""
+    note = FindingRecord(check="members", level="note", sentence="Two members agree.", figures={"agreement": 0.5})
+    voting = {"agreement": 0.5, "accuracy": 0.75, "seconds": 2.0}
+    return Trust(
+        verdict="adaptation probably helped",
+        level="note",
+        findings=(note,),
+        estimate=AccuracyEstimate(value=0.8, low=0.6, high=0.95, agreement=0.7),
+        members=(
+            MemberRecord(name="source-only", folder="members/source_only", with_result=0.75, **voting),
+            MemberRecord(name="JAN", folder="members/jan", with_result=0.625, **voting),
+            MemberRecord(name="CRST", folder="members/crst", failed="Training diverged."),
+        ),
+        shares=tuple(
+            ClassShare(name=name, predicted=1 / len(classes), bbse=(0.3, 0.2, 0.4), mlls=None) for name in classes
+        ),
+        rough="The estimated class shares are a rough guide.",
+        unfamiliar=0.125,
     )
 
 

@@ -27,9 +27,8 @@ ORDER = [  # from the ground up; what stands on one floor does not import its ne
     {"datasets", "networks", "cache"},
     {"methods"},
     {"settings", "evaluation"},
-    {"training", "model"},
+    {"training", "model", "trust"},
     {"runs", "testing"},
-    {"trust"},
     {"bench"},
     {"report", "screen"},  # so that nothing below imports the screen: what reports progress knows `progress` alone
     {"cli", "estimator"},

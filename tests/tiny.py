@@ -32,9 +32,14 @@ def vectors(path: Path, *, shift: float = 0.0, labelled: bool = True, n: int = 2
     return path
 
 
+def trained_alone() -> list[str]:
+    """The methods that are no consensus of others."""
+    return [name for name in registry.names() if name != registry.CONSENSUS]
+
+
 def on_vectors() -> list[str]:
     """The methods that work on feature vectors."""
-    return [name for name in registry.names() if registry.load(name).needs == "vector"]
+    return [name for name in trained_alone() if registry.load(name).needs == "vector"]
 
 
 def in_closed_form(name: str) -> bool:
@@ -77,10 +82,12 @@ def pictures(folder: Path, classes: tuple[str, ...] = ("a", "b", "c"), *, n: int
 def acclimate(*args: str | Path, columns: int = 80) -> Result:
     """What the command prints and its exit code; an exception that it lets through is raised.
 
-    `fit` writes no report unless it is asked to, since that takes longer than a tiny run.
+    `fit` writes no report unless it is asked to, since that takes longer than a tiny run, and trains one method unless
+    it is told which, since the default trains several.
     """
-    if args[:1] == ("fit",) and "--report" not in args:
-        args = (*args, "--no-report")
+    if args[:1] == ("fit",):
+        args = (*args, *([] if "--report" in args else ["--no-report"]))
+        args = (*args, *([] if "--method" in args else ["--method", "wemnet"]))
     return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, [str(arg) for arg in args], catch_exceptions=False)
 
 

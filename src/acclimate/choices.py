@@ -22,7 +22,9 @@ Tune: TypeAlias = Literal["head", "top", "all"]
 
 Side: TypeAlias = Literal["source", "target"]
 
-Family: TypeAlias = Literal["baseline", "shallow", "discrepancy", "adversarial", "generative", "self-training"]
+Family: TypeAlias = Literal[
+    "baseline", "shallow", "discrepancy", "adversarial", "generative", "self-training", "ensemble"
+]
 
 Critic: TypeAlias = Literal["mlp", "dropout", "linear"]
 

@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent_length, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, column_or_1d, validate_data
 
 from acclimate.data.domain import Domain, LabelledDomain, check_pair
 from acclimate.data.read import domain_of
-from acclimate.errors import DataError
+from acclimate.errors import DataError, DivergedError
+from acclimate.evaluation.predict import predict
 from acclimate.evaluation.scores import Probabilities
-from acclimate.machine import pick_device, random_state_kept
+from acclimate.machine import pick_device, random_state_kept, torch_threads
 from acclimate.methods import registry
+from acclimate.methods.registry import BASELINE, CONSENSUS
 from acclimate.model import Model
 from acclimate.progress import NOBODY, Listener
-from acclimate.runs.prepare import prepare
+from acclimate.runs.members import FEWEST, Lesson, members_of, teach
+from acclimate.runs.prepare import Prepared, prepare
 from acclimate.runs.task import Task
 from acclimate.settings import OF_AN_ESTIMATOR, Settings
 from acclimate.training import train
+from acclimate.trust.estimate import Accuracy, reliability
+from acclimate.trust.warnings import Findings
+
+FAR = 10.0  # standard deviations of the source, at which most columns of a target are on another scale
 
 Rows: TypeAlias = npt.ArrayLike | Sequence[str | Path]
 
@@ -48,7 +56,12 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class AdaptiveClassifier(
+    ClassNamePrefixFeaturesOutMixin,  # type: ignore[misc]  # scikit-learn has no types
+    TransformerMixin,  # type: ignore[misc]
+    ClassifierMixin,  # type: ignore[misc]
+    BaseEstimator,  # type: ignore[misc]
+):
     """A classifier that adapts to a domain of which it is given samples without labels.
 
     It takes, in `fit` as in `predict`, one of
@@ -78,6 +91,10 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         classes_: (K,) the labels that occur in `y`, sorted, as they were given.
         model_: The trained `acclimate.model.Model`. `model_.save(folder)` writes it without pickle.
         X_target_: The target of the fit as it was given, for scorers that look at it; None without one.
+        estimate_: After a fit of the consensus, an `acclimate.trust.estimate.Accuracy`: an estimate of the accuracy on
+            the target, with a range, from how often the members agree.
+        reliability_: Likewise, the share (N_target,) of the members that agree with the result on each sample.
+        findings_: Likewise, `acclimate.trust.warnings.Findings`: signs that adaptation has done harm.
         n_features_in_: D, after a fit to vectors.
         feature_names_in_: (D,) names of the columns, after a fit to a data frame of vectors.
 
@@ -102,6 +119,9 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
     classes_: npt.NDArray[Any]
     model_: Model
     X_target_: Rows | None
+    estimate_: Accuracy
+    reliability_: npt.NDArray[np.float64]
+    findings_: Findings
 
     def __init__(self, **parameters: Any) -> None:
         for name in parameters.keys() - _DEFAULTS.keys():
@@ -132,12 +152,18 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         screen = self._listener()
         device = pick_device(settings.device)
         classes, task = self._task(X, y, X_target)
+        for name in ("estimate_", "findings_", "reliability_"):  # of a consensus that was fitted before
+            self.__dict__.pop(name, None)
         with random_state_kept(device):
             ready = prepare(settings, task, device, screen.track)
-            with screen.progress(f"Training {registry.shown(self.method)}", self.steps) as meter:
-                for progress in train(ready.model.method, ready.pair, settings.recipe):
-                    meter.update(progress.step, progress.terms)
+            lesson = _taught(settings, task, ready, screen) if settings.method == CONSENSUS else None
+            _train(settings, ready, screen)
         self.classes_, self.model_, self.X_target_ = classes, ready.model, X_target
+        if lesson is not None:
+            p = predict(ready.model.method, ready.target, device=device)
+            self.estimate_ = lesson.taught.estimate
+            self.reliability_ = reliability(lesson.taught.members, p.argmax(1))
+            self.findings_ = lesson.taught.findings(p, lesson.p_before, task.source.classes, settings.seed)
         return self
 
     def predict(self, X: Rows) -> npt.NDArray[Any]:
@@ -168,6 +194,30 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         domain = self._domain(X, reset=False)
         return self.model_.predict(domain, self._listener().track)
 
+    def predict_log_proba(self, X: Rows) -> Probabilities:
+        """The logarithms (N, K) of `predict_proba`, -inf where a probability is 0. For the rest see there."""
+        with np.errstate(divide="ignore"):
+            logarithms: Probabilities = np.log(self.predict_proba(X))
+        return logarithms
+
+    def transform(self, X: Rows) -> npt.NDArray[np.float32]:
+        """The features (N, d) in which the model compares the domains, and which its classifier reads.
+
+        Args:
+            X: N samples, of the kind that was fitted.
+
+        Raises:
+            DataError: They cannot be used, or are of the other kind.
+            ValueError: scikit-learn refuses them.
+        """
+        check_is_fitted(self, "model_")
+        return self.model_.features(self._domain(X, reset=False), self._listener().track)
+
+    @property
+    def _n_features_out(self) -> int:
+        """How many features `transform` gives, for the names that scikit-learn makes of them."""
+        return self.model_.feature_length
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
@@ -192,11 +242,17 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         """The classes as they were given, and the data to train on; no image may be broken, as each has its row."""
         domain = self._domain(X, reset=True)
         classes, labels = _encoded(y, len(domain))
+        if X_target is None and len(classes) > 2 and -1 in classes.tolist():
+            raise DataError(
+                "y holds -1, which stands for unlabelled samples elsewhere: give the samples of the target as "
+                "X_target, without labels; if -1 is a class of yours, give it another name."
+            )
         source = LabelledDomain(domain, labels, tuple(map(str, classes)))
         if X_target is None:
             return classes, Task(source, domain, most_broken=0)
         target = self._target(X_target)
         check_pair(source, target)
+        _check_scale(domain, target)
         return classes, Task(source, target, most_broken=0)
 
     def _domain(self, X: Rows, *, reset: bool) -> Domain:
@@ -215,6 +271,62 @@ class AdaptiveClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] 
         if getattr(self, "n_features_in_", None) == vectors.shape[1]:
             validate_data(self, X_target, reset=False, skip_check_array=True)  # refuses columns in another order
         return domain_of(vectors, "X_target")
+
+
+class _Taught(NamedTuple):
+    """What the members of a consensus say together, and the probabilities (N, K) of source-only, if it is one."""
+
+    taught: Lesson
+    p_before: Probabilities | None
+
+
+def _taught(settings: Settings, task: Task, ready: Prepared, screen: Listener) -> _Taught:
+    """Train the members of a consensus one after the other, and give the method their lesson.
+
+    Raises:
+        DivergedError: So many members diverged that too few are left.
+    """
+    votes: list[npt.NDArray[np.int64]] = []
+    p_before, network = None, None
+    for member in members_of(settings):
+        trained = prepare(member.settings, task, ready.model.device, screen.track)
+        method = trained.model.method
+        try:
+            with torch_threads(1):  # as in a run, so that both end with the same bits
+                _train(member.settings, trained, screen)
+                p = predict(method, trained.target, device=ready.model.device)
+        except DivergedError as error:
+            warnings.warn(f"The member {member.name} is left out: {error}", stacklevel=3)
+            continue
+        votes.append(p.argmax(1))
+        if member.settings.method == BASELINE:
+            p_before = p
+        if network is None or member.settings.method == BASELINE:
+            network = method.eval().net
+    if len(votes) < FEWEST:
+        raise DivergedError(f"Fewer than {FEWEST} members of the consensus are left; use a smaller learning rate (lr).")
+    return _Taught(teach(ready, np.stack(votes), network, settings.seed), p_before)
+
+
+def _train(settings: Settings, ready: Prepared, screen: Listener) -> None:
+    with screen.progress(f"Training {registry.shown(settings.method)}", settings.recipe.steps) as meter:
+        for progress in train(ready.model.method, ready.pair, settings.recipe):
+            meter.update(progress.step, progress.terms)
+
+
+def _check_scale(source: Domain, target: Domain) -> None:
+    """Warn of vectors on another scale than the source's, which is what skipping a pipeline's steps makes of them."""
+    if isinstance(source.items, tuple) or isinstance(target.items, tuple) or source.kind != "vectors":
+        return
+    mean, length = source.items.mean(0), source.items.std(0)
+    away = np.abs(target.items.mean(0) - mean) / np.where(length > 0, length, 1)
+    wider = target.items.std(0) / np.where(length > 0, length, 1)
+    if np.median(away) > FAR or np.median(wider) > FAR or np.median(wider) < 1 / FAR:
+        warnings.warn(
+            "X_target is on another scale than X: if X went through earlier steps of a pipeline, X_target has to go "
+            "through them as well, with Pipeline(..., transform_input=['X_target']).",
+            stacklevel=4,
+        )
 
 
 def _parameters() -> str:

@@ -68,6 +68,21 @@ def compute_alone() -> None:
         other.submit(torch.set_num_threads, common).result()
 
 
+def jobs_that_pay(device: str) -> int:
+    """How many processes of one thread to train in at a time: one a core, and a single one on a GPU.
+
+    Args:
+        device: As for `pick_device`.
+
+    Raises:
+        OptionError: It is not to be had.
+    """
+    if pick_device(device).type != "cpu":
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return cores or 1
+
+
 def gpus_in_use() -> bool:
     """Whether this process has used a GPU, so that asking for its state costs nothing."""
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

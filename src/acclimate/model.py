@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -238,6 +239,26 @@ class Model:
         """
         inputs = self.inputs(domain, broken=broken, track=track)
         return scores.predict(self.method, inputs, device=self.device, track=track)
+
+    def features(self, domain: Domain, track: Track = silent) -> npt.NDArray[np.float32]:
+        """The features (N, d) of a domain, taken for the target, in which the method compares the domains.
+
+        Args:
+            domain: Images, or vectors if that is what the model was made for.
+            track: Shows the progress.
+        """
+        return scores.features(self.method, self.inputs(domain, track=track), device=self.device, track=track)
+
+    @property
+    def feature_length(self) -> int:
+        """d, the length of a feature."""
+        inputs = self.spec.preprocess
+        if inputs is None:
+            x = torch.zeros(1, self.spec.vector or 0)
+        else:
+            x = torch.zeros(1, inputs.channels, inputs.size, inputs.size)
+        with evaluation_mode(self.method):
+            return int(self.method.feature(self.method_input(x), "target").shape[1])
 
     def save(self, folder: Path) -> None:
         """Write model.safetensors and model.json."""

@@ -236,6 +236,16 @@ class Recipe:
     accumulate: int = field(
         default=1, metadata=told("Batches whose gradients are averaged into a step.", "Training", least=1, most=2**16)
     )
+    hold_out: float = field(
+        default=0.0,
+        metadata=told(
+            "Share of each class of the source that stays out of training, to judge the result by.",
+            "Training",
+            least=0,
+            below=1,
+            of_method=True,
+        ),
+    )
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -306,7 +316,7 @@ class Settings:
         ),
     )
     method: str | Any = field(
-        default="wemnet",
+        default="consensus",
         metadata=told(
             "The method: one that acclimate methods lists, or path/to/file.py:Class; in Python, the class as well.",
             "Method",

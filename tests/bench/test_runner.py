@@ -19,7 +19,7 @@ from acclimate.bench.plan import PlannedRun, Tasks, plan
 from acclimate.errors import DataError, OptionError
 from acclimate.files import locked
 from acclimate.methods import registry
-from acclimate.runs import fit as experiment
+from acclimate.runs import run as experiment
 from acclimate.screen import Screen
 from acclimate.settings import Settings
 from standins import make
@@ -163,7 +163,7 @@ def test_a_changed_option_makes_its_own_runs_anew_and_no_other(grid: Path, tmp_p
 KILLED = """
 import json, os, signal, sys
 import torch
-import acclimate.bench.runner, acclimate.runs.fit as experiment, acclimate.training
+import acclimate.bench.runner, acclimate.runs.run as experiment, acclimate.training
 from acclimate.cli.app import main
 from acclimate.training import Checkpoint
 

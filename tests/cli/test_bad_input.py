@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from acclimate.methods import registry
-from tiny import acclimate, network, pictures, refused, samples_for, succeeds, vectors
+from tiny import acclimate, network, pictures, refused, samples_for, succeeds, trained_alone, vectors
 
 SMALL_NET = ("--backbone", "lenet", "--batch-size", "4", "--steps", "1", "--bottleneck", "4")
 
@@ -571,7 +571,7 @@ def test_domains_of_five_items_are_enough(method: str, tmp_path: Path) -> None:
     assert len((tmp_path / "run" / "predictions.csv").read_text().splitlines()) == 6
 
 
-@pytest.mark.parametrize("method", [name for name in registry.names() if registry.load(name).needs != "vector"])
+@pytest.mark.parametrize("method", [name for name in trained_alone() if registry.load(name).needs != "vector"])
 def test_a_method_that_needs_more_than_vectors_says_what_to_change(method: str, tmp_path: Path) -> None:
     source, target = vectors(tmp_path / "s.npz"), vectors(tmp_path / "t.npz", shift=0.5)
     sentence = refused("fit", "--source", source, "--target", target, "--method", method, "--out", tmp_path / "run")

@@ -20,8 +20,9 @@ from acclimate.methods.base import Method
 from acclimate.methods.options import options
 from acclimate.settings import RECIPE
 from acclimate.testing import CHECKS, first_objectives, term_gradients, tiny_batch, tiny_method
+from tiny import trained_alone
 
-every_method = pytest.mark.parametrize("name", registry.names())
+every_method = pytest.mark.parametrize("name", trained_alone())
 
 SMALL = {"hidden": 32, "image_size": 16, "width": 4, "noise": 8}  # of the options that make networks large
 

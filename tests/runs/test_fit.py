@@ -22,11 +22,11 @@ import acclimate as package
 import forks
 from acclimate.evaluation.scores import changes
 from acclimate.methods import registry
-from acclimate.runs import fit as experiment
+from acclimate.runs import run as experiment
 from acclimate.runs.files import RUN_FILES, read_predictions
 from acclimate.schema import as_json
 from acclimate.training import Checkpoint, Step
-from tiny import acclimate, in_closed_form, network, pictures, refused, samples_for, succeeds, vectors
+from tiny import acclimate, in_closed_form, network, pictures, refused, samples_for, succeeds, trained_alone, vectors
 
 FILES = {"model.safetensors", "model.json", "record.json", "metrics.jsonl", "predictions.csv", "skipped.csv"}
 SMALL = ("--bottleneck", "8", "--batch-size", "6")
@@ -304,7 +304,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_others(arrays: tuple[str,
 PROCESS = """
 import json, os, signal, sys, traceback
 import torch
-import acclimate.runs.fit, acclimate.model, acclimate.training
+import acclimate.runs.run, acclimate.model, acclimate.training
 from acclimate.cli.app import main
 from acclimate.training import Checkpoint
 
@@ -357,12 +357,12 @@ save = Checkpoint.save
 Checkpoint.save = lambda self, path: die()
 """,
     "after a checkpoint": """
-append = acclimate.runs.fit.MetricsLog.append
+append = acclimate.runs.run.MetricsLog.append
 def dying(self, line):
     append(self, line)
     if line.step == 17:
         die()
-acclimate.runs.fit.MetricsLog.append = dying
+acclimate.runs.run.MetricsLog.append = dying
 """,
     "while a checkpoint is written": """
 acclimate.training.save_file = half_written(acclimate.training.save_file, lambda more: '"step": 17' in str(more))
@@ -374,12 +374,12 @@ acclimate.model.save_file = half_written(acclimate.model.save_file, lambda more:
 acclimate.runs.directory.RunDirectory.tidy = lambda folder: die()
 """,
     "interrupted": """
-append = acclimate.runs.fit.MetricsLog.append
+append = acclimate.runs.run.MetricsLog.append
 def dying(self, line):
     append(self, line)
     if line.step == 17:
         os.kill(os.getpid(), signal.SIGINT)
-acclimate.runs.fit.MetricsLog.append = dying
+acclimate.runs.run.MetricsLog.append = dying
 """,
 }
 RESUMED_AT = {
@@ -478,7 +478,7 @@ def _interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_interrupted")
-@pytest.mark.parametrize("method", [name for name in registry.names() if not in_closed_form(name)])
+@pytest.mark.parametrize("method", [name for name in trained_alone() if not in_closed_form(name)])
 def test_every_method_goes_on_bit_for_bit(method: str, tmp_path: Path) -> None:
     source, target = samples_for(method, tmp_path / "s.npz"), samples_for(method, tmp_path / "t.npz", shift=0.5)
     how = (*network(method), *SMALL, "--steps", "6", "--checkpoint-seconds", "0", "--accumulate", "2")

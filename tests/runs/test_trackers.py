@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from acclimate.runs import fit
-from acclimate.runs import fit as experiment
+from acclimate.runs import run as experiment
 from acclimate.training import Checkpoint, Step
 from tiny import acclimate, refused, succeeds, vectors
 

@@ -13,14 +13,15 @@ from acclimate.trust.consensus import (
     ballots,
     certainty,
     class_means,
+    confidence_ranks,
     consensus,
     directions,
     familiarity,
     largest,
     neighbours,
+    of_each_class,
     sample,
     spread,
-    teach,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -94,11 +95,8 @@ def test_neither_the_number_of_threads_nor_the_order_of_the_sums_changes_a_bit()
     features, y = clouds(40, D=300)
     votes = erring(y, 5, 0.5)
     with threadpool_limits(1):
-        Z = consensus(votes, features, 3)
-        student = teach(features, Z)
-    again = consensus(votes, features, 3)
-    assert (again == Z).all()
-    assert (student.W == teach(features, again).W).all()
+        Z = consensus(votes, neighbours(features), 3)
+    assert (consensus(votes, neighbours(features), 3) == Z).all()
     order = np.random.default_rng(0).permutation(300)  # sums in another order: directions differ in their last bits
     x = np.rint(directions(features) * 2**26)
     assert (x @ x.T == x[:, order] @ x[:, order].T).all()
@@ -109,17 +107,16 @@ def test_an_image_like_no_other_keeps_its_own_vote() -> None:
     S = neighbours(x, k=2)
     assert S.nnz == 0 or (S.toarray() == 0).all()
     votes = np.array([[0, 1, 0, 1, 1]] * 3)
-    assert consensus(votes, x, 2).argmax(1).tolist() == [0, 1, 0, 1, 1]
+    assert consensus(votes, neighbours(x), 2).argmax(1).tolist() == [0, 1, 0, 1, 1]
 
 
 @pytest.mark.parametrize("N", [1, 2, 5])
 def test_there_may_be_fewer_images_than_neighbours(N: int) -> None:
     features = np.random.default_rng(0).normal(size=(N, 4))
     votes = np.tile(np.arange(N) % 2, (3, 1))
-    Z = consensus(votes, features, 2)
+    Z = consensus(votes, neighbours(features), 2)
     assert Z.shape == (N, 2)
     assert np.isfinite(Z).all()
-    assert np.isfinite(teach(features, Z).predict(features)).all()
 
 
 # Spreading
@@ -143,7 +140,7 @@ def test_neighbours_put_right_what_members_get_wrong() -> None:
     features, y = clouds(60)
     votes = erring(y, 5, 0.4)
     vote = ballots(votes, 3).argmax(1)
-    Z = consensus(votes, features, 3)
+    Z = consensus(votes, neighbours(features), 3)
     assert (vote == y).mean() < 0.9
     assert (Z.argmax(1) == y).mean() > 0.99
 
@@ -155,7 +152,7 @@ def test_what_members_agree_on_weighs_more_than_what_most_of_them_say() -> None:
     votes[:3, :70] = 1
     votes[3:, :70] = np.array([[2], [3]])
     votes[:, 100:] = 4
-    assert (consensus(votes, features, 5).argmax(1)[:100] == 0).all()
+    assert (consensus(votes, neighbours(features), 5).argmax(1)[:100] == 0).all()
 
 
 def test_a_class_that_members_see_too_often_does_not_swallow_its_neighbour() -> None:
@@ -177,9 +174,22 @@ def test_the_order_of_images_members_and_classes_does_not_matter(seed: int) -> N
     votes = erring(y, 4, 0.5, seed)
     rng = np.random.default_rng(seed)
     images, members, classes = rng.permutation(45), rng.permutation(4), rng.permutation(3)
-    Z = consensus(votes, features, 3)
-    moved = consensus(classes[votes[np.ix_(members, images)]], features[images], 3)
+    Z = consensus(votes, neighbours(features), 3)
+    moved = consensus(classes[votes[np.ix_(members, images)]], neighbours(features[images]), 3)
     assert moved[:, classes] == pytest.approx(Z[images], abs=1e-9)
+
+
+def test_the_most_certain_image_counts_most_and_the_mean_is_1() -> None:
+    Z = np.array([[0.1, 0.7], [0.4, 0.4], [0.9, 0.2], [0.5, 0.2]])
+    assert confidence_ranks(Z) == pytest.approx([1.2, 0.4, 1.6, 0.8])
+
+
+def test_a_large_source_is_stood_for_by_as_many_of_each_class() -> None:
+    y = np.repeat([0, 1, 2], [900, 90, 10])
+    assert of_each_class(y, 0, most=1000).tolist() == list(range(1000))
+    some = of_each_class(y, 3, most=120)
+    assert np.bincount(y[some]).tolist() == [40, 40, 10]
+    assert (np.diff(some) > 0).all()
 
 
 def test_certainty_is_the_lead_of_the_first_class() -> None:
@@ -218,46 +228,3 @@ def test_the_class_means_see_through_a_shift_that_all_classes_share() -> None:
     x_s, y_s = clouds(50)
     x_t, y_t = clouds(40, seed=1)
     assert (class_means(x_s, y_s, x_t + 30, 3) == y_t).mean() > 0.97
-
-
-# The student
-
-
-def test_the_student_learns_the_consensus_and_predicts_what_it_has_not_seen() -> None:
-    features, y = clouds(60)
-    Z = consensus(erring(y, 5, 0.5), features, 3)
-    student = teach(features, Z)
-    new, y_new = clouds(50, seed=9)
-    assert (student.predict(features).argmax(1) == Z.argmax(1)).mean() > 0.99
-    probabilities = student.predict(new.astype(np.float32))
-    assert probabilities.sum(1) == pytest.approx(np.ones(150))
-    assert (probabilities.argmax(1) == y_new).mean() > 0.97
-
-
-def test_the_student_s_weights_are_the_minimum() -> None:
-    features, y = clouds(20, D=4, far=1.5)
-    Z = consensus(erring(y, 5, 0.6), features, 3)
-    student = teach(features, Z, penalty=0.1)
-    x = (features - features.mean(0)) / np.sqrt(((features - features.mean(0)) ** 2).sum(1).mean())
-    rank = 1 + np.argsort(np.argsort(certainty(Z), kind="stable"), kind="stable")
-    error = (rank / rank.sum())[:, None] * (student.predict(features) - np.eye(3)[Z.argmax(1)])
-    assert x.T @ error + 0.1 * student.W == pytest.approx(np.zeros((4, 3)), abs=1e-4)
-    assert error.sum(0) == pytest.approx(np.zeros(3), abs=1e-4)
-
-
-def test_uncertain_images_teach_less() -> None:
-    x = np.array([[-1.0], [-0.9], [0.9], [1.0], [1.1], [1.2]])
-    Z = np.array([[1.0, 0], [1.0, 0], [0, 1.0], [0, 1.0], [0, 1.0], [1e-6, 0]])  # the last contradicts, hardly certain
-    assert teach(x, Z).predict(np.array([[1.2]])).argmax(1).tolist() == [1]
-
-
-def test_a_class_that_nobody_sees_gets_next_to_no_probability() -> None:
-    features, y = clouds(40, K=3)
-    Z = consensus(erring(y, 5, 1.0), features, 5)
-    assert teach(features, Z).predict(features)[:, 3:].max() < 0.05
-
-
-def test_features_that_are_all_alike_teach_the_shares_alone() -> None:
-    Z = np.array([[1.0, 0], [1.0, 0], [1.0, 0], [0, 1.0]])
-    p = teach(np.ones((4, 5)), Z).predict(np.ones((1, 5)))
-    assert p[0] == pytest.approx([0.6, 0.4], abs=0.01)  # weights 1, 2, 3, 4 of 10: all are equally certain

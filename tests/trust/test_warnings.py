@@ -128,11 +128,8 @@ def test_an_adversary_that_won() -> None:
 
 
 def test_training_that_had_not_settled() -> None:
-    at_the_end = np.where(np.arange(N) < 60, (TRUTH + 1) % 3, TRUTH)
-    assert sentence(settled(TRUTH, at_the_end)).startswith(
-        "Training had not settled: 50.0 % of the predictions changed"
-    )
-    assert settled(TRUTH, TRUTH) is None
+    assert sentence(settled(0.5)).startswith("Training had not settled: 50.0 % of the predictions changed")
+    assert settled(0.0) is None
 
 
 def test_members_at_odds() -> None:
@@ -212,7 +209,7 @@ def test_everything_at_once_is_told_in_order() -> None:
             np.zeros(N, int),
             held_out=(y + 1) % 3,
             domain_error={"f": {"source": 50.0, "target": 50.0}},
-            earlier=TRUTH,
+            changed_late=0.5,
             members=np.stack([TRUTH, (TRUTH + 1) % 3]),
             unknown=np.ones(N, bool),
         )
@@ -229,7 +226,7 @@ def test_swapped_classes_are_seen_on_the_way_back() -> None:
 
 
 def test_without_source_only_the_rest_is_said() -> None:
-    alone = Outcome(CLASSES, Evidence(p_target=says(np.zeros(N, int)), shares=EQUAL), earlier=TRUTH)
+    alone = Outcome(CLASSES, Evidence(p_target=says(np.zeros(N, int)), shares=EQUAL), changed_late=0.5)
     assert names(examine(alone)) == ["collapse", "settled"]
     assert examine(Outcome(CLASSES, Evidence(p_target=says(TRUTH)))) == Findings((), "fact")
 

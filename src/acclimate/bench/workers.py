@@ -60,7 +60,7 @@ class Maker:
         task = self.tasks.of(wanted.settings)
         wanted.check(task)
         with torch_threads(self.how.threads):
-            fit.run(wanted.settings, task, wanted.folder, self.screen, command=self.how.command)
+            fit.make(wanted.settings, task, wanted.folder, self.screen, command=self.how.command)
 
 
 def fail(wanted: PlannedRun, sentence: str) -> None:

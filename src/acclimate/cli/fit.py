@@ -26,6 +26,14 @@ def fit(
         list[str] | None,
         typer.Option("--set", metavar="OPTION=VALUE", help="A method's option. Repeatable.", rich_help_panel="Method"),
     ] = None,
+    members: Annotated[
+        str | None,
+        typer.Option(
+            help="The members of a consensus, as acclimate methods lists them or the papers call them, separated by "
+            "commas.",
+            rich_help_panel="Method",
+        ),
+    ] = None,
     compare: Annotated[
         bool,
         typer.Option(
@@ -38,6 +46,14 @@ def fit(
     with_report: Annotated[
         bool, typer.Option("--report/--no-report", help="Write report.html as well.", rich_help_panel="Data")
     ] = True,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            help="Members of a consensus trained at a time. Default: one a core, one on a GPU.",
+            min=1,
+            rich_help_panel="Machine",
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -49,10 +65,22 @@ def fit(
 
     def work(screen: Screen) -> None:
         from acclimate.cli.show import show_run
+        from acclimate.machine import jobs_that_pay
         from acclimate.runs.fit import fit as adapt
 
-        settings = Settings.of(**given, options=parse_options(given["method"], set_ or []))
-        record = adapt(settings, out, screen, command=sys.argv[1:], compare=compare, overwrite=overwrite)
+        options = parse_options(given["method"], set_ or [])
+        if members is not None:
+            options["members"] = members  # refused, like any other option, by a method that has none
+        settings = Settings.of(**given, options=options)
+        record = adapt(
+            settings,
+            out,
+            screen,
+            command=sys.argv[1:],
+            compare=compare,
+            overwrite=overwrite,
+            jobs=jobs or jobs_that_pay(settings.device),
+        )
         if with_report:
             _write_report(out, screen, given["method"], given["backbone"])
         show_run(record, out, screen)

@@ -138,6 +138,21 @@ class LabelledDomain:
         positions = np.asarray(keep, dtype=np.int64)
         return LabelledDomain(self.domain.select(positions), self.labels[positions], self.classes)
 
+    def held_out(self, share: float, seed: int) -> npt.NDArray[np.bool_]:
+        """Which items stay out of training, (N,): of n of a class, the first floor(share n) by a hash of their names.
+
+        So an item stays where it is when others are added to its class, but for those at the border.
+        """
+        keys = [
+            hashlib.sha256(f"{seed} {name}".encode(errors="surrogateescape")).digest() for name in self.domain.names
+        ]
+        order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+        held = np.zeros(len(self), dtype=np.bool_)
+        for k in range(len(self.classes)):
+            of_class = order[self.labels[order] == k]
+            held[of_class[: int(share * len(of_class))]] = True
+        return held
+
 
 def labelled(domain: Domain, y: Iterable[object]) -> LabelledDomain:
     """`domain` with its labels `y` (N,); the classes are their texts, sorted as numbers if all are integers.

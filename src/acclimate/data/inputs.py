@@ -86,6 +86,26 @@ def _drawn_view(views: int, samples: int, rng: np.random.Generator | None) -> In
     return rng.integers(views, size=samples)
 
 
+class SelectedInputs:
+    """Some of the samples of other inputs.
+
+    Args:
+        inputs: The others.
+        positions: (N,) where in them each sample is.
+    """
+
+    def __init__(self, inputs: Inputs, positions: Indices) -> None:
+        self.inputs = inputs
+        self.positions = positions
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
+        """The inputs at `index` (B, ...); `rng` draws the augmentation, None means none."""
+        return self.inputs.batch(self.positions[index], rng)
+
+
 class Samples(Protocol):
     """A PyTorch dataset with positions, or any other sequence of samples."""
 

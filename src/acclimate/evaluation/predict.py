@@ -40,15 +40,35 @@ def predict(
     Raises:
         DivergedError: The method's logits are not finite.
     """
-    exact = method.net.level == "vector"
-    if exact:  # on the CPU, since not every device has float64
-        method, device = copy.deepcopy(method).cpu().double(), "cpu"
+    method, device, dtype = _exact(method, device)
     with evaluation_mode(method):
         batches = _batches(inputs, batch_size, device, track, "Predicting")
-        probabilities = [method.predict(x.double() if exact else x).cpu().double().softmax(1).numpy() for x in batches]
+        probabilities = [method.predict(x.to(dtype)).cpu().double().softmax(1).numpy() for x in batches]
     if not all(np.isfinite(p).all() for p in probabilities):
         raise DivergedError("The method's predictions are not finite; train again with a smaller learning rate (--lr).")
     return np.concatenate(probabilities)
+
+
+def features(
+    method: Method,
+    inputs: Inputs,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    track: Track = silent,
+) -> npt.NDArray[np.float32]:
+    """The features (N, d) of all inputs, taken for the target's: un-augmented, exactly as `predict` computes them."""
+    method, device, dtype = _exact(method, device)
+    with evaluation_mode(method):
+        batches = _batches(inputs, batch_size, device, track, "Computing features")
+        return np.concatenate([method.feature(x.to(dtype), "target").cpu().float().numpy() for x in batches])
+
+
+def _exact(method: Method, device: torch.device | str) -> tuple[Method, torch.device | str, torch.dtype]:
+    """A method on vectors in float64, and on the CPU, since not every device has that; others as they are."""
+    if method.net.level != "vector":
+        return method, device, torch.float32
+    return copy.deepcopy(method).cpu().double(), "cpu", torch.float64
 
 
 def domain_errors(

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 BASELINE = "source_only"  # the method that does not adapt, which the others are compared with
 
+CONSENSUS = "consensus"  # the method whose members are runs of other methods
+
 NOT_METHODS = ("base", "options", "parts", "registry")  # what else lies in the folder
 
 GROUP = "acclimate.methods"

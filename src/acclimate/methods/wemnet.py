@@ -73,6 +73,7 @@ class WEMNet(Method):
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "WEMNet": {},
         "WEMNet †": {"mstn": True},
+        "WEMNet on MSTN": {"mstn": True},  # the same, for those without the sign on their keyboard
         "WEMNet (DIM)": {"sem": False},
         "WEMNet (SEM)": {"dim": False},
     }

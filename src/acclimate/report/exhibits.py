@@ -23,6 +23,7 @@ from acclimate.report import saliency
 from acclimate.report.embedding import Array, a_distance, features, frozen_features, sample, tsne
 from acclimate.report.run import Data, Run
 from acclimate.report.words import Section, shown
+from acclimate.runs.directory import baseline
 from acclimate.runs.masks import compare_masks
 
 POINTS = 400  # images of each domain in the embedding and behind the A-distance
@@ -66,7 +67,8 @@ def exhibits(
     sections: Section = dict.fromkeys(("embedding", "sheet", "galleries", "looks", "masks", "cloud"))
     try:
         model = Model.load(run.folder, method=method, backbone=backbone)
-        before = Model.load(run.folder / BASELINE, backbone=backbone) if run.before is not None else None
+        other = baseline(run.folder) if run.before is not None else None
+        before = Model.load(other, backbone=backbone) if other is not None else None
     except AcclimateError as error:
         left_out.append(f"Without the model there is no embedding and no map of what it looks at: {error}")
         return sections

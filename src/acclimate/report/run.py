@@ -16,7 +16,7 @@ from acclimate.errors import AcclimateError, DataError
 from acclimate.evaluation.answers import Answers, read_answers
 from acclimate.evaluation.scores import Probabilities, Scores, confusion
 from acclimate.methods import registry
-from acclimate.methods.registry import BASELINE
+from acclimate.runs.directory import baseline
 from acclimate.runs.files import Metrics, MetricsLog, read_predictions, read_skipped
 from acclimate.runs.record import DomainData, RunRecord, read_record
 
@@ -52,12 +52,20 @@ class Run:
         """
         record = read_record(folder / "record.json")
         size = (record.data.target.items, len(record.model.classes))
-        names, _, after = read_predictions(folder / "predictions.csv", *size)
+        predictions = read_predictions(folder / "predictions.csv", *size)
         before = None
-        if record.compare is not None:
-            before = read_predictions(folder / BASELINE / "predictions.csv", *size).probabilities
+        if record.compare is not None and (other := baseline(folder)) is not None:
+            before = read_predictions(other / "predictions.csv", *size).probabilities
         metrics = MetricsLog(folder / "metrics.jsonl").read()
-        return cls(folder, record, names, after, before, metrics, read_skipped(folder / "skipped.csv"))
+        return cls(
+            folder,
+            record,
+            predictions.names,
+            predictions.probabilities,
+            before,
+            metrics,
+            read_skipped(folder / "skipped.csv"),
+        )
 
     @property
     def method(self) -> str:

@@ -8,11 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from acclimate import schema
 from acclimate.errors import DataError
-from acclimate.files import leftovers, write_json
+from acclimate.files import leftovers, replacing, write_json
 from acclimate.methods.registry import BASELINE
 from acclimate.runs.files import MAKE_AGAIN, RUN_FILES
 from acclimate.runs.record import RunRecord, read_record
@@ -20,6 +23,8 @@ from acclimate.runs.trackers import FOLDERS
 from acclimate.schema import Entry
 from acclimate.settings import check_recorded, comparable
 from acclimate.training import Checkpoint
+
+MEMBERS = "members"  # the folder, below that of a consensus, of its members' runs
 
 
 class Begun(Entry, frozen=True, kw_only=True):
@@ -81,6 +86,22 @@ class RunDirectory:
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"The checkpoint in {self.path} is damaged: use --overwrite to begin anew.") from error
 
+    def note_classes(self, classes: npt.NDArray[np.int64]) -> None:
+        """Note the classes that are predicted at some point of training, for `noted_classes`."""
+        with replacing(self._noted) as temporary:
+            save_file({"classes": classes}, temporary)
+
+    def noted_classes(self) -> npt.NDArray[np.int64] | None:
+        """What `note_classes` noted; None where that is not to be had."""
+        try:
+            return load_file(self._noted)["classes"]
+        except (SafetensorError, OSError, KeyError):
+            return None
+
+    @property
+    def _noted(self) -> Path:
+        return self.path / "checkpoint" / "classes.safetensors"
+
     def begin(self) -> None:
         """Make the folder, which from now on is known by the run's identity.
 
@@ -131,9 +152,17 @@ def check_folder(out: Path, source: str) -> None:
         raise DataError(f"The folder {out} cannot be made or written to in {above}: name another with --out.")
 
 
+def baseline(out: Path) -> Path | None:
+    """The run of source-only beside a run, or among its members, on the same data; None where there is none."""
+    folders = (out / MEMBERS / BASELINE, out / BASELINE)
+    return next((folder for folder in folders if (folder / "record.json").exists()), None)
+
+
 def delete_run(out: Path) -> None:
-    """Delete the files of a run, and nothing else that may lie in its folder."""
+    """Delete the files of a run and of its members, and nothing else that may lie in its folder."""
     if _is_run(out):
+        for member in sorted((out / MEMBERS).glob("*")):
+            delete_run(member)
         for name in RUN_FILES:
             (out / name).unlink(missing_ok=True)
         for name in ("checkpoint", *FOLDERS):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from acclimate import schema
 from acclimate.errors import DataError
@@ -17,12 +18,14 @@ from acclimate.runs.masks import PackedMask
 from acclimate.schema import Entry, Positive, UnreadableError
 
 if TYPE_CHECKING:
+    from acclimate.data.domain import LabelledDomain
     from acclimate.evaluation.scores import Probabilities
 
 MAKE_AGAIN = "make the run again, with --overwrite or in a new folder"  # what to do about a file that is damaged
 
 RUN_FILES = {
     "predictions.csv": "the target's images: class, confidence, probabilities",
+    "source_predictions.csv": "the same of the source's images that stayed out of training, with their labels",
     "skipped.csv": "images that could not be read, and why",
     "report.html": "the report",
     "record.json": "how the run was made, and its figures",
@@ -32,7 +35,13 @@ RUN_FILES = {
 }
 
 
-def write_predictions(path: Path, names: Sequence[str], probabilities: Probabilities, classes: Sequence[str]) -> None:
+def write_predictions(
+    path: Path,
+    names: Sequence[str],
+    probabilities: Probabilities,
+    classes: Sequence[str],
+    reliability: npt.NDArray[np.float64] | None = None,
+) -> None:
     """Write a CSV of one row an item, in the order given: path, predicted, confidence, then one column a class.
 
     Args:
@@ -40,24 +49,34 @@ def write_predictions(path: Path, names: Sequence[str], probabilities: Probabili
         names: N names.
         probabilities: (N, K), written with six decimals.
         classes: K names.
+        reliability: (N,) the share of a consensus's members that agree, a column before those of the classes.
     """
     predicted = probabilities.argmax(1)
+    agree = [[]] * len(names) if reliability is None else [[f"{r:.3f}"] for r in reliability.tolist()]
     _write_csv(
         path,
-        ["path", "predicted", "confidence", *classes],
+        ["path", "predicted", "confidence", *([] if reliability is None else ["reliability"]), *classes],
         (
-            [name, classes[k], f"{row[k]:.6f}", *(f"{p:.6f}" for p in row.tolist())]
-            for name, k, row in zip(names, predicted, probabilities, strict=True)
+            [name, classes[k], f"{row[k]:.6f}", *share, *(f"{p:.6f}" for p in row.tolist())]
+            for name, k, share, row in zip(names, predicted, agree, probabilities, strict=True)
         ),
     )
 
 
 class Predictions(NamedTuple):
-    """What `write_predictions` wrote of N items: their names, the names of the predicted classes, and (N, K)."""
+    """What `write_predictions` wrote of N items.
+
+    Attributes:
+        names: Their names.
+        predicted: The names of the predicted classes.
+        probabilities: (N, K).
+        reliability: (N,) the share of a consensus's members that agree; None for other methods.
+    """
 
     names: tuple[str, ...]
     predicted: tuple[str, ...]
     probabilities: Probabilities
+    reliability: npt.NDArray[np.float64] | None = None
 
 
 def read_predictions(path: Path, items: int, classes: int) -> Predictions:
@@ -68,10 +87,56 @@ def read_predictions(path: Path, items: int, classes: int) -> Predictions:
     """
     with _whole(path):
         rows = _read_csv(path)
-        probabilities = np.array([[float(p) for p in row[3:]] for row in rows], dtype=np.float64)
-        if probabilities.shape != (items, classes) or not np.isfinite(probabilities).all():
+        figures = np.array([[float(p) for p in row[3:]] for row in rows], dtype=np.float64)
+        extra = figures.shape[1] - classes if figures.ndim == 2 else -1  # a column of reliability, or none
+        if len(figures) != items or extra not in (0, 1) or not np.isfinite(figures).all():
             raise ValueError(f"there are not {items} rows of {classes} numbers")
-        return Predictions(tuple(row[0] for row in rows), tuple(row[1] for row in rows), probabilities)
+        names, predicted = tuple(row[0] for row in rows), tuple(row[1] for row in rows)
+        return Predictions(names, predicted, figures[:, extra:], figures[:, 0] if extra else None)
+
+
+def write_source_predictions(
+    path: Path, source: LabelledDomain, probabilities: Probabilities, classes: Sequence[str]
+) -> None:
+    """Write a CSV of the source's images that stayed out of training: path, label, predicted, confidence, the classes.
+
+    Args:
+        path: The file.
+        source: The images.
+        probabilities: (N, K), written with six decimals.
+        classes: K names.
+    """
+    _write_csv(
+        path,
+        ["path", "label", "predicted", "confidence", *classes],
+        (
+            [name, classes[y], classes[row.argmax()], f"{row.max():.6f}", *(f"{p:.6f}" for p in row.tolist())]
+            for name, y, row in zip(source.domain.names, source.labels.tolist(), probabilities, strict=True)
+        ),
+    )
+
+
+class SourcePredictions(NamedTuple):
+    """What `write_source_predictions` wrote of n items: their names, (n,) positions of their classes, and (n, K)."""
+
+    names: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    probabilities: Probabilities
+
+
+def read_source_predictions(path: Path, classes: Sequence[str]) -> SourcePredictions:
+    """Read what `write_source_predictions` wrote of a model of these classes.
+
+    Raises:
+        DataError: The file is not there or is damaged.
+    """
+    with _whole(path):
+        rows = _read_csv(path)
+        probabilities = np.array([[float(p) for p in row[4:]] for row in rows], dtype=np.float64)
+        if probabilities.shape != (len(rows), len(classes)) or not np.isfinite(probabilities).all():
+            raise ValueError(f"there are not {len(classes)} numbers a row")
+        labels = np.array([classes.index(row[1]) for row in rows], dtype=np.int64)
+        return SourcePredictions(tuple(row[0] for row in rows), labels, probabilities)
 
 
 def write_skipped(path: Path, rows: Iterable[tuple[str, str]]) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from acclimate.choices import Augment, KeepImages, Tune, View
 from acclimate.data.batches import Pair
 from acclimate.data.broken import BrokenImages
-from acclimate.data.inputs import ImageInputs, Inputs
+from acclimate.data.domain import LabelledDomain
+from acclimate.data.inputs import ImageInputs, Inputs, SelectedInputs
 from acclimate.errors import OptionError
 from acclimate.machine import fast_bf16, seed_random_numbers
 from acclimate.methods import registry
@@ -31,6 +34,7 @@ class Prepared(NamedTuple):
         pair: What it is trained on.
         target: The target as evaluation sees it.
         test: The images that are measured on, where they are not the target.
+        held: The part of the source that stays out of training; None where nothing does.
         task: The task without its broken images.
     """
 
@@ -38,7 +42,15 @@ class Prepared(NamedTuple):
     pair: Pair
     target: Inputs
     test: Inputs | None
+    held: HeldOut | None
     task: Task
+
+
+class HeldOut(NamedTuple):
+    """The part of the source that stays out of training: its inputs, and the images with their labels."""
+
+    inputs: Inputs
+    source: LabelledDomain
 
 
 def prepare(settings: Settings, task: Task, device: torch.device, track: Track) -> Prepared:
@@ -65,16 +77,32 @@ def prepare(settings: Settings, task: Task, device: torch.device, track: Track) 
         name: _read(model, broken, views, augment, settings.keep_images, track) for name, broken in task.broken.items()
     }
     task = task.readable()
+    source, labels, held = _divided(inputs["source"], task.source, settings.recipe.hold_out, settings.seed)
     pair = Pair(
-        inputs["source"],
-        task.source.labels,
+        source,
+        labels,
         inputs["target"],
         batch_size=settings.recipe.batch_size,
         seed=settings.seed,
         device=device,
         prefetch=2 if model.method.net.level == "image" else 0,
     )
-    return Prepared(model, pair, inputs["target"], inputs.get("test"), task)
+    return Prepared(model, pair, inputs["target"], inputs.get("test"), held, task)
+
+
+def _divided(
+    inputs: Inputs, source: LabelledDomain, share: float, seed: int
+) -> tuple[Inputs, npt.NDArray[np.int64], HeldOut | None]:
+    """The inputs and the labels of the source that are trained on, and the part that stays out of training."""
+    out = source.held_out(share, seed) if share else np.zeros(len(source), dtype=np.bool_)
+    held, kept = np.flatnonzero(out), np.flatnonzero(~out)
+    if not len(held):
+        return inputs, source.labels, None
+    return (
+        SelectedInputs(inputs, kept),
+        source.labels[kept],
+        HeldOut(SelectedInputs(inputs, held), source.select(held)),
+    )
 
 
 def _read(

@@ -6,25 +6,31 @@ import platform
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 
 from acclimate import schema
 from acclimate.errors import DataError
-from acclimate.evaluation.scores import Changes, DomainErrors, ScoresRecord, changes
+from acclimate.evaluation.scores import Changes, DomainErrors, Probabilities, ScoresRecord, changes
 from acclimate.files import write_json
 from acclimate.methods.registry import BASELINE
 from acclimate.model import ModelSpec
 from acclimate.runs.files import MAKE_AGAIN, MetricsLog, read_predictions, read_skipped
-from acclimate.schema import Count, Entry, Positive
+from acclimate.schema import Count, Entry, Fraction, Positive
 from acclimate.settings import check_recorded
 
 if TYPE_CHECKING:
     from acclimate.runs.task import Task
 
 SCHEMA = 1
+
+Severity: TypeAlias = Literal["fact", "note", "warning"]
+
+Verdict: TypeAlias = Literal[
+    "adaptation probably helped", "adaptation changed little", "look before you use it", "nothing to compare with"
+]
 
 
 class DomainData(Entry, frozen=True, kw_only=True):
@@ -42,9 +48,15 @@ class DomainData(Entry, frozen=True, kw_only=True):
 
 
 class SourceData(DomainData, frozen=True, kw_only=True):
-    """What the source was: a domain, and how many of its items are of each class."""
+    """What the source was.
+
+    Attributes:
+        classes: How many of its items are of each class.
+        held_out: How many of the items stayed out of training.
+    """
 
     classes: dict[str, Count]
+    held_out: Count = 0
 
 
 class TargetData(DomainData, frozen=True, kw_only=True):
@@ -112,11 +124,92 @@ class Comparison(Entry, frozen=True, kw_only=True):
 
 
 class Seconds(Entry, frozen=True, kw_only=True):
-    """How long the parts of a run took since it last went on."""
+    """How long the parts of a run took since it last went on; `members` is for those of a consensus."""
 
     features: float
     training: float
     evaluation: float
+    members: float = 0.0
+
+
+class AccuracyEstimate(Entry, frozen=True, kw_only=True):
+    """An estimate of the accuracy on the target, made without labels: see `trust.estimate.Accuracy`."""
+
+    value: Fraction
+    low: Fraction
+    high: Fraction
+    agreement: Fraction
+
+
+class MemberRecord(Entry, frozen=True, kw_only=True):
+    """A member of a consensus.
+
+    Attributes:
+        name: As the consensus was told.
+        folder: Its run directory, below that of the consensus.
+        agreement: The mean share of the target's images on which it agrees with another member.
+        with_result: The share on which it agrees with the result.
+        accuracy: Of the images that have labels; None where none has, and for a member that diverged.
+        seconds: How long its training took.
+        failed: Why it has no vote; None for one that has.
+    """
+
+    name: str
+    folder: str
+    agreement: Fraction | None = None
+    with_result: Fraction | None = None
+    accuracy: Fraction | None = None
+    seconds: float = 0.0
+    failed: str | None = None
+
+
+class ClassShare(Entry, frozen=True, kw_only=True):
+    """The share of a class in the target: as predicted, and as estimated from source-only's predictions.
+
+    Attributes:
+        name: The class.
+        predicted: By the result.
+        bbse: By black-box shift estimation, with the ends of its interval of 95 %; None where it cannot be estimated.
+        mlls: By maximum likelihood, likewise.
+    """
+
+    name: str
+    predicted: Fraction
+    bbse: tuple[Fraction, Fraction, Fraction] | None
+    mlls: tuple[Fraction, Fraction, Fraction] | None
+
+
+class FindingRecord(Entry, frozen=True, kw_only=True):
+    """What a check has to say: see `trust.warnings.Finding`."""
+
+    check: str
+    level: Severity
+    sentence: str
+    figures: dict[str, float]
+
+
+class Trust(Entry, frozen=True, kw_only=True):
+    """How far to trust a result, found without labels of the target.
+
+    Attributes:
+        verdict: What to make of it, in three words or so.
+        level: The level of the findings together.
+        findings: What the checks have to say.
+        estimate: Of the accuracy; of a consensus alone.
+        members: Of a consensus.
+        shares: Of the classes in the target; of a consensus alone.
+        rough: Why the estimated shares are a rough guide, or why there are none; None if nothing speaks against them.
+        unfamiliar: The share of the images that look like no class of the source; None where it cannot be told.
+    """
+
+    verdict: Verdict
+    level: Severity
+    findings: tuple[FindingRecord, ...]
+    estimate: AccuracyEstimate | None = None
+    members: tuple[MemberRecord, ...] = ()
+    shares: tuple[ClassShare, ...] = ()
+    rough: str | None = None
+    unfamiliar: Fraction | None = None
 
 
 class RunRecord(Entry, frozen=True, kw_only=True):
@@ -138,6 +231,9 @@ class RunRecord(Entry, frozen=True, kw_only=True):
         compare: The comparison with the baseline, if there was one.
         selection: Which step's weights are the result.
         domain_error: By the feature that a discriminator reads.
+        changed_late: The share of the target's predictions that changed in the last quarter of training; None where
+            nobody looked.
+        trust: How far to trust the result; None where nobody looked.
         seconds: How long it took.
     """
 
@@ -156,6 +252,8 @@ class RunRecord(Entry, frozen=True, kw_only=True):
     compare: Comparison | None
     selection: str
     domain_error: dict[str, DomainErrors]
+    changed_late: Fraction | None = None
+    trust: Trust | None = None
     seconds: Seconds
 
     def __post_init__(self) -> None:
@@ -195,24 +293,32 @@ def write_record(path: Path, record: RunRecord) -> None:
     write_json(path, schema.as_json(record))
 
 
-def compared(out: Path) -> Comparison:
-    """What the method changed against the baseline whose run lies in the same folder.
+def compared(baseline: Path, out: Path) -> Comparison:
+    """What the method changed against a run of the baseline on the same data.
 
     Raises:
         DataError: A file of one of the runs is damaged, or the two could not read the same images.
     """
-    if read_skipped(out / BASELINE / "skipped.csv") != read_skipped(out / "skipped.csv"):
-        raise DataError(f"The run in {out / BASELINE} could read other images than that in {out}: use --overwrite.")
-    records = [read_record(folder / "record.json") for folder in (out / BASELINE, out)]
-    before, after = (
-        read_predictions(folder / "predictions.csv", record.data.target.items, len(record.model.classes)).probabilities
-        for folder, record in zip((out / BASELINE, out), records, strict=True)
-    )
-    return Comparison(method=BASELINE, scores=records[0].scores, changes=changes(before, after))
+    if read_skipped(baseline / "skipped.csv") != read_skipped(out / "skipped.csv"):
+        raise DataError(f"The run in {baseline} could read other images than that in {out}: use --overwrite.")
+    before = read_record(baseline / "record.json")
+    p_before, p_after = predictions_of(baseline), predictions_of(out)
+    return Comparison(method=BASELINE, scores=before.scores, changes=changes(p_before, p_after))
 
 
-def data_of(task: Task) -> Data:
-    """What the data of a task are."""
+def predictions_of(run: Path) -> Probabilities:
+    """The probabilities (N, K) that a run wrote of its target.
+
+    Raises:
+        DataError: The run is not finished, or a file of it is damaged.
+    """
+    record = read_record(run / "record.json")
+    path = run / "predictions.csv"
+    return read_predictions(path, record.data.target.items, len(record.model.classes)).probabilities
+
+
+def data_of(task: Task, held_out: int = 0) -> Data:
+    """What the data of a task are, of which so many items of the source stayed out of training."""
     source, target, test = task.source, task.target, task.test
     counts = Counter(source.labels.tolist())
     return Data(
@@ -221,6 +327,7 @@ def data_of(task: Task) -> Data:
             origin=source.domain.origin,
             items=len(source),
             classes={name: counts[k] for k, name in enumerate(source.classes)},
+            held_out=held_out,
             fingerprint=source.domain.fingerprint(),
         ),
         target=TargetData(

@@ -10,24 +10,17 @@ vote is worth most where voters agree, and reaches the images like it:
     Z    = 0.05 sum_r 0.95^r S^r (V - 1/2 mean V)                     spread
     y_i  = argmax_k Z_ik                                              the consensus
 
-and a linear classifier of the frozen features, the student, learns y. It is the result: one model, which also predicts
-images that it has not seen. All of it is ours, apart from the spreading (Zhou et al., NeurIPS 2003).
-
-Nothing here depends on the number of threads: products of features are exact (`neighbours`), and the student is taught
-by one thread.
+and a student, `methods.consensus.Consensus`, learns y. All of it is ours, apart from the spreading (Zhou et al.,
+NeurIPS 2003). Nothing here depends on the number of threads: products of features are exact (`neighbours`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import minimize
 from scipy.sparse import csr_array, diags_array
-from scipy.special import log_softmax, softmax
-from threadpoolctl import threadpool_limits
 
 from acclimate.errors import DataError
 
@@ -41,7 +34,6 @@ REACH = 0.95  # how much of an image's score comes from its neighbours'
 ROUNDS = 50
 BACKGROUND = 0.5  # how much of each class's mean evidence is taken away before spreading
 MOST = 20_000  # images in the graph; a sample of a larger target
-PENALTY = 1e-4  # on the student's weights
 BLOCK = 512  # images whose neighbours are sought at a time
 GRID = 2.0**26  # steps of a coordinate of a vector of length 1
 
@@ -101,6 +93,21 @@ def sample(N: int, seed: int, most: int = MOST) -> Classes:
     if most >= N:
         return np.arange(N)
     return np.sort(np.random.default_rng(seed).choice(N, most, replace=False))
+
+
+def of_each_class(labels: Classes, seed: int, most: int = MOST) -> Classes:
+    """Positions of the images that stand for a labelled domain, ascending: all, or at random as many of each class.
+
+    Args:
+        labels: (n,) the labels.
+        seed: Of the choice.
+        most: From where on it is a choice; each class is given an equal part of it.
+    """
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    present = np.unique(labels)
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return np.sort(np.concatenate([order[labels[order] == k][: max(most // len(present), 1)] for k in present]))
 
 
 def directions(features: Features) -> Floats:
@@ -180,7 +187,7 @@ def spread(
     return Z
 
 
-def consensus(votes: Classes, features: Features, K: int) -> Floats:
+def consensus(votes: Classes, S: csr_array, K: int) -> Floats:
     """The scores (N, K) of the consensus of M voters: the largest of a row is its class.
 
     Where the evidence reaches an image that is like no other, its own vote decides; votes that tie are decided by the
@@ -188,19 +195,30 @@ def consensus(votes: Classes, features: Features, K: int) -> Floats:
 
     Args:
         votes: (M, N) each voter's predicted classes. At most `MOST` images; see `sample`.
-        features: (N, D) frozen features of the same images.
+        S: (N, N) the graph of the same images; see `neighbours`.
         K: Classes.
 
     Raises:
         DataError: There is no voter.
     """
-    return spread(ballots(votes, K) ** POWER, neighbours(features))
+    return spread(ballots(votes, K) ** POWER, S)
 
 
 def certainty(Z: Floats) -> Floats:
     """How far the largest score of a row leads the next, (N,): 0 at a tie."""
     ordered = np.sort(Z, axis=1)
     return ordered[:, -1] - ordered[:, -2]
+
+
+def confidence_ranks(Z: Floats) -> Floats:
+    """The weight of each image in teaching, (N,): its rank by certainty, scaled to a mean of 1.
+
+    The least certain image has nearly no weight, the most certain one nearly 2.
+    """
+    N = len(Z)
+    ranks = np.empty(N)
+    ranks[np.argsort(certainty(Z), kind="stable")] = np.arange(1, N + 1)
+    return np.asarray(2 * ranks / (N + 1))
 
 
 def familiarity(shares: Floats, S: csr_array, reach: float = 0.9, rounds: int = ROUNDS) -> Floats:
@@ -221,70 +239,6 @@ def familiarity(shares: Floats, S: csr_array, reach: float = 0.9, rounds: int = 
     v = np.stack([shares.max(1), np.ones(len(shares))], 1)
     around = spread(v, S, reach, rounds, background=0)
     return np.asarray(around[:, 0] / around[:, 1])
-
-
-@dataclass(frozen=True, eq=False)
-class Student:
-    """A linear classifier of frozen features: softmax((x - mean) / scale W + b).
-
-    Attributes:
-        mean: (D,) the mean of the features that it was taught on.
-        scale: The root of their mean squared distance to it.
-        W: (D, K) weights.
-        b: (K,) biases.
-    """
-
-    mean: Floats
-    scale: float
-    W: Floats
-    b: Floats
-
-    def predict(self, features: Features) -> Floats:
-        """Class probabilities (N, K) of features (N, D)."""
-        with threadpool_limits(1, user_api="blas"):
-            z = (features.astype(np.float64) - self.mean) / self.scale @ self.W + self.b
-        return np.asarray(softmax(z, axis=1))
-
-
-def teach(features: Features, Z: Floats, penalty: float = PENALTY) -> Student:
-    """Teach the consensus to a linear classifier of the target's frozen features.
-
-    Image i has the label y_i = argmax Z_i and the weight w_i, its rank by certainty divided by their sum: the least
-    certain image has nearly no weight. Of all W, b the student has those that minimise
-
-        sum_i w_i -log softmax(x_i W + b)_{y_i} + penalty / 2 |W|^2
-
-    by at most 200 steps of L-BFGS from 0, in one thread. On the targets that it was measured on, the student is as
-    accurate as the graph; soft labels, equal weights and a larger penalty were no better over all of them.
-
-    Args:
-        features: (N, D) frozen features of the images of the consensus.
-        Z: (N, K) its scores.
-        penalty: On the weights.
-    """
-    N, K = Z.shape
-    x = features.astype(np.float64)
-    mean = x.mean(0)
-    x -= mean
-    scale = float(np.sqrt((x * x).sum(1).mean())) or 1.0
-    x /= scale
-    y = np.eye(K)[Z.argmax(1)]
-    ranks = np.empty(N)
-    ranks[np.argsort(certainty(Z), kind="stable")] = np.arange(1, N + 1)
-    w = (ranks / ranks.sum())[:, None]
-
-    def loss(theta: Floats) -> tuple[float, Floats]:
-        W, b = theta[:-K].reshape(-1, K), theta[-K:]
-        log_p = log_softmax(x @ W + b, axis=1)
-        error = w * (np.exp(log_p) - y)  # (N, K)
-        value = -float((w * y * log_p).sum()) + penalty / 2 * float((W * W).sum())
-        return value, np.concatenate([(x.T @ error + penalty * W).ravel(), error.sum(0)])
-
-    with threadpool_limits(1, user_api="blas"):
-        start = np.zeros(x.shape[1] * K + K)
-        options = {"maxiter": 200, "ftol": 1e-9, "gtol": 1e-6}
-        theta = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
-    return Student(mean, scale, theta[:-K].reshape(-1, K), theta[-K:])
 
 
 def _unit(x: Floats) -> Floats:

@@ -119,7 +119,7 @@ class Outcome:
             and the estimated shares.
         before: What source-only says of the same images.
         domain_error: By feature and by domain, the discriminator's error from 0 to 50, as in record.json.
-        earlier: (n_T,) the classes predicted after three quarters of training.
+        changed_late: The share of the predictions that changed in the last quarter of training.
         members: (m, n_T) the classes that the members of a consensus predict.
         unknown: (n_T,) bool, the images that look like no class of the source.
     """
@@ -128,7 +128,7 @@ class Outcome:
     after: Evidence
     before: Evidence | None = None
     domain_error: Mapping[str, Mapping[str, float]] | None = None
-    earlier: Classes | None = None
+    changed_late: float | None = None
     members: Classes | None = None
     unknown: npt.NDArray[np.bool_] | None = None
 
@@ -150,8 +150,8 @@ def examine(outcome: Outcome, limits: Limits = LIMITS) -> Findings:
             found.append(shift_of_shares(p_before.argmax(1), classes, after.shares, outcome.classes, limits))
         found += _structure(before, after, limits)
     found.append(adversary(outcome.domain_error or {}, limits))
-    if outcome.earlier is not None:
-        found.append(settled(outcome.earlier, classes, limits))
+    if outcome.changed_late is not None:
+        found.append(settled(outcome.changed_late, limits))
     if outcome.members is not None:
         found.append(members_at_odds(outcome.members, limits))
     if outcome.unknown is not None:
@@ -319,15 +319,13 @@ def adversary(domain_error: Mapping[str, Mapping[str, float]], limits: Limits = 
     return Finding("adversary", "note", sentence, {"domain_error": min(means)})
 
 
-def settled(earlier: Classes, after: Classes, limits: Limits = LIMITS) -> Finding | None:
+def settled(changed: float, limits: Limits = LIMITS) -> Finding | None:
     """Predictions that still changed in the last quarter of training.
 
     Args:
-        earlier: (n_T,) the classes predicted after three quarters of training.
-        after: (n_T,) those at the end.
+        changed: Their share.
         limits: From where on it is a note.
     """
-    changed = float((earlier != after).mean())
     if changed <= limits.settled:
         return None
     sentence = (

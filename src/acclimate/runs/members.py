@@ -1,0 +1,191 @@
+"""The members of a consensus: which they are, and what they teach together; in memory, whoever trained them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from acclimate.data.inputs import Inputs, SelectedInputs
+from acclimate.errors import OptionError
+from acclimate.evaluation.scores import Probabilities
+from acclimate.methods import registry
+from acclimate.methods.base import over_all
+from acclimate.methods.consensus import Consensus
+from acclimate.methods.options import options
+from acclimate.methods.registry import CONSENSUS
+from acclimate.runs.directory import MEMBERS
+from acclimate.runs.prepare import Prepared
+from acclimate.settings import RECIPE, Recipe, Settings
+from acclimate.trust.consensus import (
+    Classes,
+    Features,
+    ballots,
+    class_means,
+    confidence_ranks,
+    consensus,
+    familiarity,
+    neighbours,
+    of_each_class,
+    sample,
+)
+from acclimate.trust.estimate import Accuracy, estimate_accuracy
+from acclimate.trust.validators import Evidence
+from acclimate.trust.warnings import Findings, Outcome, examine
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FEWEST = 2
+UNFAMILIAR = 0.5  # of the voters, on average around an image: below it they are at odds about all images like it
+
+
+class Member(NamedTuple):
+    """A member of a consensus: its name, its folder below that of the consensus, and its settings."""
+
+    name: str
+    folder: str
+    settings: Settings
+
+
+def members_of(settings: Settings) -> tuple[Member, ...]:
+    """The members of a consensus, each trained by its own recipe.
+
+    An entry of the recipe that is not a method's own (steps, batch_size, ...) is that of the consensus, and so is one
+    that was changed for it.
+
+    Raises:
+        OptionError: There are fewer than two, one is named twice, is none, or is a consensus.
+    """
+    listed = settings.options.get("members", options(CONSENSUS)["members"].default)
+    names = [name.strip() for name in listed.split(",") if name.strip()]
+    usual = Recipe.of(Consensus)
+    given = {
+        name: getattr(settings.recipe, name)
+        for name, one in RECIPE.items()
+        if not one.setting.of_method or name == "hold_out" or getattr(settings.recipe, name) != getattr(usual, name)
+    }
+    members: list[Member] = []
+    for name in names:
+        method, chosen = registry.row(name)
+        if method == CONSENSUS:
+            raise OptionError("A consensus cannot be a member of another: name methods that are trained by themselves.")
+        recipe = Recipe.of(registry.load(method), **given)
+        one = replace(settings, method=method, options=chosen, recipe=recipe)
+        if any((one.method, one.options) == (other.settings.method, other.settings.options) for other in members):
+            raise OptionError(f"{name} is named twice among the members: name each method once.")
+        folder = re.sub(r"[^\w+.-]+", "_", registry.shown(method) if not chosen else name)
+        members.append(Member(name, f"{MEMBERS}/{folder}", one))
+    if len(members) < FEWEST:
+        raise OptionError(f"A consensus needs at least {FEWEST} members, not {len(members)}: name more with --members.")
+    return tuple(members)
+
+
+class View(NamedTuple):
+    """The features in which the graph is built.
+
+    Attributes:
+        chosen: (n,) positions of the target's images that are in it: all, or a sample of a large target.
+        target: (n, D) their features.
+        source: (m, D) features of the source's images, or of as many of each class of a large one.
+        labels: (m,) their classes.
+    """
+
+    chosen: Classes
+    target: Features
+    source: Features
+    labels: Classes
+
+    @classmethod
+    def of(cls, ready: Prepared, network: Callable[[Tensor], Tensor], seed: int) -> View:
+        """The features that a network makes of both domains."""
+
+        def features(inputs: Inputs, positions: Classes) -> Features:
+            chosen = SelectedInputs(inputs, positions)
+            return over_all(ready.model.method, network, chosen, device=ready.model.device).cpu().numpy()
+
+        labels = ready.pair.labels.numpy()
+        target, source = sample(len(ready.target), seed), of_each_class(labels, seed)
+        return cls(target, features(ready.pair.target, target), features(ready.pair.source, source), labels[source])
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What M members say together of N images of the target, n of which are in the graph.
+
+    Attributes:
+        members: (M, N) the classes that each predicts.
+        view: The features of the graph.
+        voters: (M + 1, n) the votes of the members and of the class means.
+        classes: (n,) the consensus.
+        weights: (n,) how much each image counts in teaching.
+        unfamiliar: (n,) bool, the images that look like no class of the source.
+    """
+
+    members: Classes
+    view: View
+    voters: Classes
+    classes: Classes
+    weights: npt.NDArray[np.float64]
+    unfamiliar: npt.NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, members: Classes, view: View, K: int) -> Lesson:
+        """Form the consensus of members (M, N) on K classes."""
+        means = class_means(view.source, view.labels, view.target, K)
+        voters = np.vstack([members[:, view.chosen], means])
+        S = neighbours(view.target)
+        Z = consensus(voters, S, K)
+        unfamiliar = familiarity(ballots(voters, K), S) < UNFAMILIAR
+        return cls(members, view, voters, Z.argmax(1), confidence_ranks(Z), unfamiliar)
+
+    @property
+    def estimate(self) -> Accuracy:
+        """An estimate of the accuracy of the consensus."""
+        return estimate_accuracy(self.voters)
+
+    def findings(
+        self, p: Probabilities, p_before: Probabilities | None, classes: tuple[str, ...], seed: int
+    ) -> Findings:
+        """What the checks have to say of the student.
+
+        Args:
+            p: (N, K) its probabilities for the target.
+            p_before: (N, K) those of source-only, where it is a member.
+            classes: K names.
+            seed: Of what is random in the checks.
+        """
+        i, view = self.view.chosen, self.view
+        after = Evidence(
+            p_target=p[i], frozen_target=view.target, frozen_source=view.source, y_source=view.labels, seed=seed
+        )
+        before = Evidence(p_target=p_before[i]) if p_before is not None else None
+        return examine(Outcome(classes, after, before, members=self.members[:, i], unknown=self.unfamiliar))
+
+
+def teach(ready: Prepared, members: Classes, network: Callable[[Tensor], Tensor] | None, seed: int) -> Lesson:
+    """Form the consensus, and give it to the method that is to learn it.
+
+    Args:
+        ready: The run that is about to train.
+        members: (M, N) the classes that each member predicts of the target.
+        network: Makes the features of the graph where the run's own network has no pretrained weights; otherwise these
+            are the features of the untouched backbone, or the vectors themselves.
+        seed: Of the samples of large domains.
+    """
+    method = ready.model.method
+    assert isinstance(method, Consensus)
+    net = method.net
+    untouched = net.pretrained or net.level == "vector"
+    assert untouched or network is not None
+    view = View.of(ready, (lambda x: net.pool(net.map(x))) if untouched or network is None else network, seed)
+    lesson = Lesson.of(members, view, len(ready.task.source.classes))
+    N = len(ready.target)
+    y, w = np.zeros(N, dtype=np.int64), np.zeros(N)
+    y[view.chosen], w[view.chosen] = lesson.classes, lesson.weights
+    method.learn(y, w)
+    return lesson

@@ -1,0 +1,239 @@
+"""A run of one method: its run directory holds the model, its predictions and how they were made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+import acclimate
+from acclimate.evaluation.predict import domain_errors, predict
+from acclimate.evaluation.scores import Probabilities, Scores, score
+from acclimate.machine import pick_device, random_state_kept
+from acclimate.methods import registry
+from acclimate.methods.base import Method
+from acclimate.progress import Listener
+from acclimate.runs.directory import RunDirectory, delete_run
+from acclimate.runs.files import (
+    Metrics,
+    MetricsLog,
+    read_skipped,
+    write_predictions,
+    write_skipped,
+    write_source_predictions,
+)
+from acclimate.runs.masks import pack_masks
+from acclimate.runs.prepare import Prepared, prepare
+from acclimate.runs.record import RunRecord, Seconds, Trust, data_of, environment, terms_summary, write_record
+from acclimate.runs.task import Task, identity
+from acclimate.runs.trackers import Tracker, tracking
+from acclimate.settings import Settings, comparable
+from acclimate.training import Checkpoint, Step, train
+
+MOST_WATCHED = 20_000  # images of a target that is predicted during training too, to see whether it settles
+
+
+class Judgement(NamedTuple):
+    """What the members of a consensus say of its result.
+
+    Attributes:
+        reliability: (N,) the share of them that agree on each image of the target; None without members.
+        trust: How far to trust the result.
+    """
+
+    reliability: npt.NDArray[np.float64] | None = None
+    trust: Trust | None = None
+
+
+class Teacher(Protocol):
+    """The members of a consensus, as the run that learns from them sees it."""
+
+    def teach(self, ready: Prepared) -> None:
+        """Make the members, and give the method their lesson."""
+        ...
+
+    def judge(self, ready: Prepared, probabilities: Probabilities) -> Judgement:
+        """What to make of the result, of which these are the probabilities (N, K) of the target."""
+        ...
+
+
+def run(
+    settings: Settings,
+    task: Task,
+    out: Path,
+    screen: Listener,
+    *,
+    command: Sequence[str] = (),
+    anew: bool = False,
+    delete: Sequence[Path] = (),
+    teacher: Teacher | None = None,
+) -> RunRecord:
+    """Train one method and write its run directory; go on where an interrupted run stopped.
+
+    Args:
+        settings: What to do.
+        task: The data.
+        out: The run directory.
+        screen: Who is told how it comes along.
+        command: The arguments of the command line that asks for it, for the record.
+        anew: Begin at the start, whatever lies in `out`.
+        delete: Folders whose runs are deleted when all is ready for training.
+        teacher: The members of a consensus, which teach it and tell how far to trust it; None for other methods.
+
+    Returns:
+        The record, as in record.json.
+
+    Raises:
+        DataError: `out` holds another run.
+    """
+    folder = RunDirectory(out, identity(settings, task), settings.as_dict())
+    if not anew and (finished := folder.finished()) is not None:
+        screen.say(f"{registry.shown(settings.method)} is finished already: its results are read from {out}.")
+        folder.tidy()
+        return finished
+    checkpoint = None if anew else folder.checkpoint()
+    watch = _Stopwatch()
+    device = pick_device(settings.device)
+    with random_state_kept(device):
+        ready = _prepare(settings, task, device, screen)
+        if checkpoint is not None and _skipped_before(out) != [name for name, _ in ready.task.skipped]:
+            screen.say("Other images can be read than when the run began, so it begins anew.")
+            checkpoint = None
+        for earlier in delete:
+            delete_run(earlier)
+        folder.begin()
+        write_skipped(out / "skipped.csv", ready.task.skipped)
+        watch.lap("features")
+        if teacher is not None:
+            teacher.teach(ready)
+            watch.lap("members")
+        log = _train(settings, ready, folder, checkpoint, screen)
+    watch.lap("training")
+    results = _write_results(ready, teacher, out, screen)
+    errors = domain_errors(
+        ready.model.method, ready.pair.source, ready.target, device=ready.model.device, track=screen.track
+    )
+    watch.lap("evaluation")
+    record = RunRecord(
+        acclimate=acclimate.__version__,
+        identity=folder.identity,
+        command=tuple(command),
+        settings=settings.as_dict(),
+        model=ready.model.spec,
+        data=data_of(ready.task, len(ready.held.source) if ready.held is not None else 0),
+        environment=environment(ready.model.device),
+        steps=settings.recipe.steps,
+        resumed_at=checkpoint.step if checkpoint else None,
+        terms=terms_summary(log),
+        scores=results.scores.record() if results.scores is not None else None,
+        compare=None,
+        selection="last step",
+        domain_error=errors,
+        changed_late=_changed_late(folder, results.classes),
+        trust=results.trust,
+        seconds=Seconds(**watch.laps),
+    )
+    write_record(out / "record.json", record)
+    folder.tidy()
+    return record
+
+
+def _prepare(settings: Settings, task: Task, device: torch.device, screen: Listener) -> Prepared:
+    """Prepare a run; the first of a task says how many images are broken."""
+    first = not all(broken.known for broken in task.broken.values())
+    ready = prepare(settings, task, device, screen.track)
+    if first and (count := len(ready.task.skipped)):
+        screen.warn(f"{count} broken images are left out; skipped.csv in the run directory names them.")
+    return ready
+
+
+def _skipped_before(out: Path) -> list[str]:
+    """The names of the images that an interrupted run left out."""
+    path = out / "skipped.csv"
+    return [name for name, _ in read_skipped(path)] if path.exists() else []
+
+
+def _train(
+    settings: Settings, ready: Prepared, folder: RunDirectory, checkpoint: Checkpoint | None, screen: Listener
+) -> MetricsLog:
+    """Train, and log and checkpoint on the way."""
+    recipe, method = settings.recipe, ready.model.method
+    start = checkpoint.step if checkpoint else 0
+    log = MetricsLog(folder.path / "metrics.jsonl", keep_until=start if checkpoint else -1)
+    every = max(recipe.steps // 200, 1)
+    watched = method.net.level == "vector" and len(ready.target) <= MOST_WATCHED
+    three_quarters = recipe.steps * 3 // 4 if watched else 0
+    saved = time.monotonic()
+    shown = comparable(settings.as_dict())
+    with (
+        tracking(settings.tracker, folder.path, folder.identity, shown, start) as tracker,
+        screen.progress(f"Training {registry.shown(settings.method)}", recipe.steps, start) as meter,
+    ):
+        for step in train(method, ready.pair, recipe, checkpoint):
+            meter.update(step.step, step.terms)
+            last = step.step == recipe.steps
+            if step.step % every == 0 or last:
+                _log(step, method, log, tracker)
+            if last or time.monotonic() - saved >= settings.checkpoint_seconds:
+                step.checkpoint().save(folder.checkpoint_file)
+                saved = time.monotonic()
+            if step.step == three_quarters:
+                folder.note_classes(predict(method, ready.target, device=ready.model.device).argmax(1))
+    return log
+
+
+def _log(step: Step, method: Method, log: MetricsLog, tracker: Tracker) -> None:
+    """Note a step's values, and what the method's masks mark."""
+    terms = step.values()
+    log.append(Metrics(step=step.step, stage=step.stage, lr=step.lr, terms=terms, masks=pack_masks(method.masks())))
+    tracker.log(step.step, {"lr": step.lr, **terms})
+
+
+def _changed_late(folder: RunDirectory, classes: npt.NDArray[np.int64]) -> float | None:
+    """The share of the target's predictions that changed in the last quarter of training, where they were noted."""
+    earlier = folder.noted_classes()
+    return float((earlier != classes).mean()) if earlier is not None and len(earlier) == len(classes) else None
+
+
+class _Results(NamedTuple):
+    """The predicted classes (N,) of the target, how far to trust them, and the scores if there are labels."""
+
+    classes: npt.NDArray[np.int64]
+    trust: Trust | None
+    scores: Scores | None
+
+
+def _write_results(ready: Prepared, teacher: Teacher | None, out: Path, screen: Listener) -> _Results:
+    """Write the model and the predictions."""
+    model, task, classes = ready.model, ready.task, ready.task.source.classes
+    model.save(out)
+    p = predict(model.method, ready.target, device=model.device, track=screen.track)
+    judgement = teacher.judge(ready, p) if teacher is not None else Judgement()
+    write_predictions(out / "predictions.csv", task.target.names, p, classes, judgement.reliability)
+    if ready.held is not None:
+        p_source = predict(model.method, ready.held.inputs, device=model.device)
+        write_source_predictions(out / "source_predictions.csv", ready.held.source, p_source, classes)
+    scores = None
+    if task.answers is not None:
+        measured = p if ready.test is None else predict(model.method, ready.test, device=model.device)
+        scores = score(measured, task.answers, classes)
+    return _Results(p.argmax(1), judgement.trust, scores)
+
+
+class _Stopwatch:
+    """How many seconds each part of a run took."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        """The time since the last lap, or the start, belongs to the part called `name`."""
+        now = time.perf_counter()
+        self.laps[name] = now - self._last
+        self._last = now
