@@ -12,19 +12,31 @@ Place: TypeAlias = tuple[str | int, ...]
 
 # What may be null; and what is of the user's, a method's or another version's making, name by name.
 NULLABLE = {
+    "accuracy",
+    "agreement",
     "backbone",
+    "bbse",
     "benchmark",
     "bottleneck",
+    "changed_late",
     "clip",
     "compare",
+    "estimate",
+    "failed",
+    "mlls",
     "preprocess",
     "resumed_at",
+    "rough",
     "scores",
+    "seconds",
     "test",
+    "trust",
+    "unfamiliar",
     "vector",
     "weights",
+    "with_result",
 }
-OPEN = {"classes", "domain_error", "libraries", "options", "settings", "terms"}
+OPEN = {"classes", "domain_error", "figures", "libraries", "options", "settings", "terms"}
 
 values = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=9)

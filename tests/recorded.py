@@ -53,7 +53,7 @@ def run_record(classes: tuple[str, ...] = ("a", "b", "c")) -> RunRecord:
         ),
         data=Data(
             paths_start_from="/home",
-            source=SourceData(origin="s", items=9, fingerprint="f", classes=dict.fromkeys(classes, 3)),
+            source=SourceData(origin="s", items=9, fingerprint="f", classes=dict.fromkeys(classes, 3), held_out=3),
             target=TargetData(origin="t", items=8, fingerprint="g", labelled=False),
             test=DomainData(origin="u", items=K * K + K, fingerprint="h"),
             skipped=1,
@@ -79,14 +79,15 @@ def run_record(classes: tuple[str, ...] = ("a", "b", "c")) -> RunRecord:
         domain_error={"f": DomainErrors(source=1.5, target=2.5)},
         changed_late=0.125,
         trust=trust(classes),
-        seconds=Seconds(features=1.0, training=2.0, evaluation=0.5),
+        seconds=Seconds(features=1.0, training=2.0, evaluation=0.5, members=9.0),
     )
 
 
 def trust(classes: tuple[str, ...] = ("a", "b", "c")) -> Trust:
     """What a consensus with a note, two members and one that diverged says of itself."""
     note = FindingRecord(check="members", level="note", sentence="Two members agree.", figures={"agreement": 0.5})
-    voting = {"agreement": 0.5, "accuracy": 0.75, "seconds": 2.0}
+    voting = {"agreement": 0.5, "accuracy": 0.75, "seconds": 2.0, "failed": None}
+    failed = {"agreement": None, "with_result": None, "accuracy": None, "seconds": None, "failed": "Training diverged."}
     return Trust(
         verdict="adaptation probably helped",
         level="note",
@@ -95,7 +96,7 @@ def trust(classes: tuple[str, ...] = ("a", "b", "c")) -> Trust:
         members=(
             MemberRecord(name="source-only", folder="members/source_only", with_result=0.75, **voting),
             MemberRecord(name="JAN", folder="members/jan", with_result=0.625, **voting),
-            MemberRecord(name="CRST", folder="members/crst", failed="Training diverged."),
+            MemberRecord(name="CRST", folder="members/crst", **failed),
         ),
         shares=tuple(
             ClassShare(name=name, predicted=1 / len(classes), bbse=(0.3, 0.2, 0.4), mlls=None) for name in classes

@@ -116,7 +116,9 @@ def test_a_method_is_described(name: str) -> None:
     rows = [line.split() for line in shown.partition("--set OPTION=VALUE")[2].splitlines()]
     options = method_options.options(name)
     for option in options.values():
-        assert [option.name, str(option.default)] in [row[:2] for row in rows]
+        assert [option.name, *str(option.default).split()] in [
+            row[: 1 + len(str(option.default).split())] for row in rows
+        ]
     assert ("--set OPTION=VALUE" in shown) == bool(options)
 
 

@@ -153,7 +153,7 @@ def test_predicting_decodes_each_image_once(
 def test_the_estimator_decodes_each_image_once(folders: tuple[Path, Path], opened: Counter[str]) -> None:
     paths = [[*sorted(folder.rglob("*.png"))] for folder in folders]
     y = [path.parent.name for path in paths[0]]
-    classifier = AdaptiveClassifier(backbone="lenet", steps=2, batch_size=8, bottleneck=4)
+    classifier = AdaptiveClassifier(method="wemnet", backbone="lenet", steps=2, batch_size=8, bottleneck=4)
     classifier.fit(paths[0], y, X_target=paths[1])
     assert opened == images(*folders)
 

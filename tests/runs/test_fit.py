@@ -69,7 +69,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert files(a) == files(b)
     for name in FILES - {"record.json"}:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
-    told = ("command", "seconds", "resumed_at", "compare")
+    told = ("command", "seconds", "resumed_at", "compare", "trust")
     ours, theirs = ({k: v for k, v in record(out).items() if k not in told} for out in (a, b))
     for entry in (ours, theirs):
         entry["settings"].pop("checkpoint_seconds")
@@ -122,7 +122,7 @@ def test_the_record(arrays: tuple[str, ...], tmp_path: Path, monkeypatch: pytest
         assert errors.keys() == {"source", "target"}
         assert all(0 <= error <= 50 for error in errors.values())
     assert result["domain_error"]
-    assert result["seconds"].keys() == {"features", "training", "evaluation"}
+    assert result["seconds"].keys() == {"features", "members", "training", "evaluation"}
 
 
 def test_predictions_are_in_the_order_of_the_target_and_give_the_scores(
@@ -406,7 +406,8 @@ class Killed(NamedTuple):
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Killed:
     base = tmp_path_factory.mktemp("killed")
     source, target = vectors(base / "source.npz"), vectors(base / "target.npz", shift=0.5)
-    command = ("--source", str(source), "--target", str(target), *SMALL, "--steps", "30", "--checkpoint-seconds", "0")
+    command = ("--source", str(source), "--target", str(target), *SMALL, "--steps", "30")
+    command = (*command, "--method", "wemnet", "--checkpoint-seconds", "0")
     folders = {moment: base / moment.replace(" ", "_") for moment in MOMENTS}
     for folder in folders.values():
         folder.mkdir()

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from acclimate.runs import fit
 from acclimate.runs import run as experiment
 from acclimate.training import Checkpoint, Step
 from tiny import acclimate, refused, succeeds, vectors
@@ -54,7 +53,7 @@ def test_a_run_that_goes_on_has_each_step_once(
     command: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorboard")
-    train = fit.train
+    train = experiment.train
 
     def stops(method: Any, pair: Any, recipe: Any, resume: Checkpoint | None) -> Any:
         progress: Step

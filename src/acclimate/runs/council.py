@@ -151,10 +151,19 @@ class Council:
                 with_result=float((votes[m] == decided).mean()),
                 accuracy=record.scores.accuracy if record.scores is not None else None,
                 seconds=record.seconds.training,
+                failed=None,
             )
         for member in self.members:
             if member.name in self.failed:
-                yield MemberRecord(name=member.name, folder=member.folder, failed=self.failed[member.name])
+                yield MemberRecord(
+                    name=member.name,
+                    folder=member.folder,
+                    agreement=None,
+                    with_result=None,
+                    accuracy=None,
+                    seconds=None,
+                    failed=self.failed[member.name],
+                )
 
     def _shares(
         self, ready: Prepared, p_before: Probabilities | None, decided: Classes

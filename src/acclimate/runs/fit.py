@@ -64,7 +64,8 @@ def fit(
     if baseline is None and compare and settings.method != BASELINE:
         baseline, anew = out / BASELINE, overwrite
         alone = replace(settings, method=BASELINE, options={})
-        run(alone, task, baseline, screen, command=command, anew=anew, delete=earlier)
+        made = run(alone, task, baseline, screen, command=command, anew=anew, delete=earlier)
+        _completed(alone, made, task, baseline, None)
         overwrite, earlier = False, ()
     record = make(settings, task, out, screen, command=command, jobs=jobs, anew=overwrite, delete=earlier)
     return _completed(settings, record, task, out, baseline)

@@ -44,7 +44,16 @@ def judge(settings: Settings, record: RunRecord, task: Task, out: Path, baseline
     findings = examine(
         Outcome(record.model.classes, after, before, domain_error=errors, changed_late=record.changed_late)
     )
-    return Trust(verdict=verdict(findings), level=findings.level, findings=findings_of(findings))
+    return Trust(
+        verdict=verdict(findings),
+        level=findings.level,
+        findings=findings_of(findings),
+        estimate=None,
+        members=(),
+        shares=(),
+        rough=None,
+        unfamiliar=None,
+    )
 
 
 def _structure(settings: Settings, record: RunRecord, task: Task, out: Path, chosen: Classes) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class SourceData(DomainData, frozen=True, kw_only=True):
     """
 
     classes: dict[str, Count]
-    held_out: Count = 0
+    held_out: Count
 
 
 class TargetData(DomainData, frozen=True, kw_only=True):
@@ -129,7 +129,7 @@ class Seconds(Entry, frozen=True, kw_only=True):
     features: float
     training: float
     evaluation: float
-    members: float = 0.0
+    members: float
 
 
 class AccuracyEstimate(Entry, frozen=True, kw_only=True):
@@ -147,20 +147,20 @@ class MemberRecord(Entry, frozen=True, kw_only=True):
     Attributes:
         name: As the consensus was told.
         folder: Its run directory, below that of the consensus.
-        agreement: The mean share of the target's images on which it agrees with another member.
-        with_result: The share on which it agrees with the result.
-        accuracy: Of the images that have labels; None where none has, and for a member that diverged.
-        seconds: How long its training took.
+        agreement: The mean share of the target's images on which it agrees with another member; None if it diverged.
+        with_result: The share on which it agrees with the result; None if it diverged.
+        accuracy: Of the images that have labels; None where none has, and if it diverged.
+        seconds: How long its training took; None if it diverged.
         failed: Why it has no vote; None for one that has.
     """
 
     name: str
     folder: str
-    agreement: Fraction | None = None
-    with_result: Fraction | None = None
-    accuracy: Fraction | None = None
-    seconds: float = 0.0
-    failed: str | None = None
+    agreement: Fraction | None
+    with_result: Fraction | None
+    accuracy: Fraction | None
+    seconds: float | None
+    failed: str | None
 
 
 class ClassShare(Entry, frozen=True, kw_only=True):
@@ -205,11 +205,11 @@ class Trust(Entry, frozen=True, kw_only=True):
     verdict: Verdict
     level: Severity
     findings: tuple[FindingRecord, ...]
-    estimate: AccuracyEstimate | None = None
-    members: tuple[MemberRecord, ...] = ()
-    shares: tuple[ClassShare, ...] = ()
-    rough: str | None = None
-    unfamiliar: Fraction | None = None
+    estimate: AccuracyEstimate | None
+    members: tuple[MemberRecord, ...]
+    shares: tuple[ClassShare, ...]
+    rough: str | None
+    unfamiliar: Fraction | None
 
 
 class RunRecord(Entry, frozen=True, kw_only=True):
@@ -252,8 +252,8 @@ class RunRecord(Entry, frozen=True, kw_only=True):
     compare: Comparison | None
     selection: str
     domain_error: dict[str, DomainErrors]
-    changed_late: Fraction | None = None
-    trust: Trust | None = None
+    changed_late: Fraction | None
+    trust: Trust | None
     seconds: Seconds
 
     def __post_init__(self) -> None:

@@ -136,7 +136,7 @@ def run(
         domain_error=errors,
         changed_late=_changed_late(folder, results.classes),
         trust=results.trust,
-        seconds=Seconds(**watch.laps),
+        seconds=Seconds(**{"members": 0.0, **watch.laps}),
     )
     write_record(out / "record.json", record)
     folder.tidy()
