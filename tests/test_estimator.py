@@ -214,6 +214,76 @@ def test_an_integer_is_the_seed_of_a_run() -> None:
     assert quick(random_state=7)._settings().seed == 7
 
 
+# --- the consensus -----------------------------------------------------------------------------------------------
+
+
+def test_the_consensus_tells_how_far_to_trust_it() -> None:
+    X, y, X_t, y_t = domains()
+    classifier = quick("consensus", random_state=0, steps=40).fit(X, y, X_target=X_t)
+    assert classifier.score(X_t, y_t) > quick(random_state=0, steps=40).fit(X, y).score(X_t, y_t)
+    assert 0 <= classifier.estimate_.low <= classifier.estimate_.value <= classifier.estimate_.high <= 1
+    assert classifier.reliability_.shape == (180,)
+    assert set(np.unique(np.round(6 * classifier.reliability_))) <= set(range(7))
+    changed = next(finding for finding in classifier.findings_.found if finding.check == "bound")
+    before = quick(random_state=0, steps=40, hold_out=0.2).fit(X, y, X_target=X_t).predict(X_t)
+    assert changed.figures["share_changed"] == pytest.approx((before != classifier.predict(X_t)).mean())
+    assert not hasattr(classifier.set_params(method="source_only").fit(X, y, X_target=X_t), "estimate_")
+
+
+def test_members_that_are_named_vote_alone_and_the_same_fit_has_the_same_bits() -> None:
+    X, y, X_t, _ = domains(n=60)
+    one, other = (
+        quick("consensus", random_state=0, options={"members": "dann, source-only"}).fit(X, y, X_target=X_t)
+        for _ in range(2)
+    )
+    assert set(np.unique(one.reliability_)) <= {0, 0.5, 1}
+    np.testing.assert_array_equal(one.predict_proba(X_t), other.predict_proba(X_t))
+
+
+def test_images_have_a_consensus() -> None:
+    x, y = grey_squares(24)
+    options = {"members": "source-only, dann"}
+    classifier = AdaptiveClassifier(**{**LENET, "method": "consensus", "options": options}, random_state=0)
+    assert classifier.fit(x, y, X_target=grey_squares(20, seed=1)[0]).predict(x).shape == (24,)
+    assert classifier.reliability_.shape == (20,)
+
+
+@pytest.mark.usefixtures("routing")
+def test_the_consensus_in_a_pipeline() -> None:
+    X, y, X_t, _ = domains(n=60)
+    adapt = quick("consensus", random_state=0, options={"members": "gfk, source-only"}).set_fit_request(X_target=True)
+    pipe = Pipeline([("scale", StandardScaler()), ("adapt", adapt)], transform_input=["X_target"])
+    assert pipe.fit(1000 * X, y, X_target=1000 * X_t).predict(1000 * X_t).shape == (180,)
+
+
+def test_a_target_on_another_scale_is_warned_of() -> None:
+    X, y, X_t, _ = domains(n=60)
+    for other in (1000 * X_t, X_t + 1000, X_t / 1000):
+        with pytest.warns(UserWarning, match="X_target is on another scale than X"):
+            quick().fit(X, y, X_target=other)
+
+
+def test_labels_of_unlabelled_samples_are_refused() -> None:
+    X, _, X_t, _ = domains(n=60)
+    y = np.resize([0, 1, -1], 60)
+    with pytest.raises(DataError, match="give the samples of the target as X_target, without labels"):
+        quick().fit(X, y)
+    assert quick().fit(X, y, X_target=X_t).classes_.tolist() == [-1, 0, 1]  # with a target it is a class
+
+
+# --- what else a classifier offers ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", on_vectors())
+def test_features_and_logarithms(name: str) -> None:
+    X_t, classifier = domains()[2], fitted(name)
+    features = classifier.transform(X_t)
+    assert features.shape == (180, len(classifier.get_feature_names_out()))
+    np.testing.assert_array_equal(features[:7], classifier.transform(X_t[:7]))
+    with np.errstate(divide="ignore"):
+        np.testing.assert_array_equal(classifier.predict_log_proba(X_t), np.log(classifier.predict_proba(X_t)))
+
+
 # --- composition -------------------------------------------------------------------------------------------------
 
 

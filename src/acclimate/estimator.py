@@ -222,6 +222,7 @@ class AdaptiveClassifier(
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         tags.input_tags.string = True
+        tags.transformer_tags.preserves_dtype = []  # features are float32 whatever they are made of
         return tags
 
     def _listener(self) -> Listener:
