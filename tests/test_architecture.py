@@ -196,6 +196,7 @@ def test_no_method_imports_another() -> None:
     [
         ("open_labels", {"data.sealed", "evaluation.answers"}),
         ("_inside", {"data.sealed"}),
+        ("read_labels", {"evaluation.labels", "runs.labels"}),
         ("label_counts", {"data.read", "datasets.check"}),
     ],
 )

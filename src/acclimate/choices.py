@@ -49,3 +49,5 @@ PublishedMetric: TypeAlias = Literal["accuracy", "mean_per_class", "domain_error
 TableFormat: TypeAlias = Literal["terminal", "markdown", "latex", "csv"]
 
 OriginKind: TypeAlias = Literal["file", "package", "python"]
+
+Purpose: TypeAlias = Literal["accuracy", "comparison", "choice"]  # of labels that a person gives

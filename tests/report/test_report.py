@@ -393,8 +393,8 @@ def test_no_image_makes_the_file_large() -> None:
     noise = domain_of(rng.integers(0, 256, (2 * exhibits.POINTS, 64, 64, 3), dtype=np.uint8))
     sheet = len(exhibits._sheet([noise], silent))
     large = Image.fromarray(rng.integers(0, 256, (exhibits.VIEW, exhibits.VIEW, 3), dtype=np.uint8))
-    tile = len(exhibits._jpeg(large.crop((0, 0, exhibits.TILE, exhibits.TILE))))
-    view = len(exhibits._jpeg(large))
+    tile = len(exhibits.jpeg(large.crop((0, 0, exhibits.TILE, exhibits.TILE))))
+    view = len(exhibits.jpeg(large))
     assert sheet + 4 * exhibits.GALLERY * tile + 6 * exhibits.LOOKED_AT * view < 12e6
 
 

@@ -11,6 +11,7 @@ import acclimate
 from acclimate.cli.bench import bench, table
 from acclimate.cli.cache import cache_app
 from acclimate.cli.fit import demo, fit
+from acclimate.cli.label import label
 from acclimate.cli.lookup import backbones, data_app, list_methods
 from acclimate.cli.use import evaluate, predict, report
 
@@ -45,6 +46,7 @@ app.command(rich_help_panel="Compare")(bench)
 app.command(rich_help_panel="Compare")(table)
 app.command(rich_help_panel="Use")(predict)
 app.command(rich_help_panel="Use")(evaluate)
+app.command(rich_help_panel="Use")(label)
 app.command(rich_help_panel="Use")(report)
 app.command("methods", rich_help_panel="Look up")(list_methods)
 app.command(rich_help_panel="Look up")(backbones)

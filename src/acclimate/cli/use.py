@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from acclimate.cli.command import BackboneAgain, Debug, Device, Json, MethodAgain, Quiet, RunFolder, run_command
+from acclimate.errors import OptionError
 from acclimate.settings import DATA_FORMS
 
 if TYPE_CHECKING:
@@ -39,7 +40,16 @@ def predict(
 
 def evaluate(
     run: RunFolder,
-    data: Annotated[str, typer.Argument(metavar="LABELLED", help=f"Labelled images: {DATA_FORMS}.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[LABELLED]",
+            help=f"Labelled images: {DATA_FORMS}. With --labels, further runs if they were drawn for several.",
+        ),
+    ] = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="In place of labelled images: the labels.csv of acclimate label, filled in.")
+    ] = None,
     allow_class_mismatch: Annotated[
         bool, typer.Option("--allow-class-mismatch", help="Score the classes that the model and the data share.")
     ] = False,
@@ -50,15 +60,28 @@ def evaluate(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Measure a model on labelled images."""
+    """Measure a model on labelled images, or by a few labels of its target."""
+    given = data or []
 
     def work(screen: Screen) -> None:
+        if labels is not None:
+            from acclimate.cli.label import show_answer
+            from acclimate.runs.labels import answer
+
+            show_answer(screen, answer([run, *map(Path, given)], labels))
+            return
+        if len(given) != 1:
+            raise OptionError(
+                "Name the labelled images behind RUN, one folder or file, or else labels with --labels: "
+                "acclimate label draws the images that are worth a label."
+            )
+
         from acclimate.cli.show import show_scores
         from acclimate.runs import use
         from acclimate.schema import as_json
 
         name, scores = use.evaluate_images(
-            run, data, screen, device=device, allow_mismatch=allow_class_mismatch, method=method, backbone=backbone
+            run, given[0], screen, device=device, allow_mismatch=allow_class_mismatch, method=method, backbone=backbone
         )
         show_scores(screen, {name: scores})
         screen.show_json(as_json(scores.record()))

@@ -199,7 +199,7 @@ def _by_class(run: Run, order: Indices) -> Indices:
 def _card(run: Run, data: Data, i: int) -> Section:
     """An image, and what is known of it."""
     card = _facts(run, data, i)
-    card["image"] = _jpeg(_square(data.target, i, TILE))
+    card["image"] = jpeg(_square(data.target, i, TILE))
     return card
 
 
@@ -243,11 +243,11 @@ def _looks(run: Run, data: Data, model: Model, before: Model | None) -> Section 
             {
                 "title": title,
                 "predicted": run.classes[int(classes[n])] if classes is not None else None,
-                "image": _jpeg(_heated(grey, values[n])),
+                "image": jpeg(_heated(grey, values[n])),
             }
             for title, values, classes in layers
         ]
-        rows.append({**_facts(run, data, i), "image": _jpeg(_sized(base)), "maps": maps})
+        rows.append({**_facts(run, data, i), "image": jpeg(_sized(base)), "maps": maps})
     return {"rows": rows, "attention": any(classes is None for _, _, classes in layers)}
 
 
@@ -285,10 +285,11 @@ def _sheet(domains: Sequence[Domain], track: Track) -> str:
     for place, (domain, i) in enumerate(track(items, "Small images", len(items))):
         row, column = divmod(place, COLUMNS)
         sheet.paste(_square(domain, i, DOT), (DOT * column, DOT * row))
-    return _jpeg(sheet)
+    return jpeg(sheet)
 
 
-def _jpeg(image: Image.Image) -> str:
+def jpeg(image: Image.Image) -> str:
+    """An image as a data URI."""
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -81,10 +81,19 @@ def written(page: str, path: Path, left_out: list[str]) -> Report:
     return Report(path, path.stat().st_size, left_out)
 
 
-def render(template: str, **values: Any) -> str:
-    """A page of the folder report_page: its template, style and script, and a policy that allows these alone."""
+def render(template: str, *own: str, **values: Any) -> str:
+    """A page of the folder templates: its template, style and script, and a policy that allows these alone.
+
+    Args:
+        template: The file.
+        own: The names of styles and scripts beside those that all pages have.
+        values: What the template shows.
+    """
     page = resources.files("acclimate.report") / "templates"
-    style, script = ((page / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    style, script = (
+        "".join((page / f"{name}.{kind}").read_text(encoding="utf-8") for name in ("page", *own))
+        for kind in ("css", "js")
+    )
     sheet = values.get("sheet")
     sprite = f".sprite{{background-image:url({sheet})}}" if sheet else ""
     allowed = {"style": f"'{_digest(style)}' '{_digest(sprite)}'", "script": f"'{_digest(script)}'"}
