@@ -137,6 +137,24 @@ class Browser:
         """Move the pointer to a place in the window."""
         self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y)
 
+    def click(self, x: float, y: float) -> None:
+        """Press and let go of the pointer's main button at a place in the window."""
+        self.point(x, y)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def downloaded(self, folder: Path, name: str) -> bytes:
+        """The content of a file that the page has begun to download into `folder`, see `download_to`."""
+        until = time.monotonic() + PATIENCE
+        while not (folder / name).exists():
+            assert time.monotonic() < until, "nothing was downloaded"
+            time.sleep(0.02)
+        return (folder / name).read_bytes()
+
+    def download_to(self, folder: Path) -> None:
+        """Put what pages download into this folder."""
+        self.send("Page.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
     def touch(self, x: float, y: float) -> None:
         """Put a finger down and lift it."""
         self.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])

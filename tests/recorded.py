@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+from msgspec import structs
 
 from acclimate.bench.records import BenchRecord, CellScores, Trained
 from acclimate.data.preprocess import Preprocess
 from acclimate.evaluation.scores import Changes, ClassScore, DomainErrors, Scores
 from acclimate.model import ModelSpec
+from acclimate.runs.files import write_predictions
 from acclimate.runs.record import (
     AccuracyEstimate,
     ClassShare,
@@ -26,6 +32,7 @@ from acclimate.runs.record import (
     TargetData,
     TermSummary,
     Trust,
+    write_record,
 )
 from acclimate.settings import Settings
 
@@ -104,6 +111,35 @@ def trust(classes: tuple[str, ...] = ("a", "b", "c")) -> Trust:
         rough="The estimated class shares are a rough guide.",
         unfamiliar=0.125,
     )
+
+
+def finished_run(
+    folder: Path,
+    probabilities: npt.NDArray[np.float64],
+    origin: Path,
+    *,
+    classes: tuple[str, ...] = ("a", "b", "c"),
+    names: Sequence[str] | None = None,
+    method: str = "dann",
+    fingerprint: str = "g",
+) -> Path:
+    """A finished run, of which there is nothing but what it recorded and predicted (N, K) of its target in `origin`."""
+    record = run_record(classes)
+    target = TargetData(origin=str(origin), items=len(probabilities), fingerprint=fingerprint, labelled=False)
+    record = structs.replace(
+        record,
+        identity=hashlib.sha256(str(folder).encode()).hexdigest(),
+        model=replace(record.model, method=method),
+        settings={**record.settings, "target": str(origin)},
+        data=structs.replace(record.data, target=target),
+        scores=None,
+        compare=None,
+    )
+    folder.mkdir(parents=True)
+    write_record(folder / "record.json", record)
+    names = names or [str(i) for i in range(len(probabilities))]
+    write_predictions(folder / "predictions.csv", names, probabilities, classes)
+    return folder
 
 
 def per_class(counts: Mapping[str, tuple[int, int]]) -> tuple[ClassScore, ...]:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,12 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import structs
 
 from acclimate.evaluation.labels import NONE, Row, Todo, read_labels, write_labels
 from acclimate.runs.files import write_predictions
 from acclimate.runs.labels import answer, draw
-from acclimate.runs.record import write_record
 from acclimate.trust.labels import Comparison, Estimate
-from recorded import run_record
+from recorded import finished_run
 from tiny import refused, succeeds, vectors
 
 N = 120
@@ -43,31 +39,10 @@ def predictions(share: float, seed: int, truth: npt.NDArray[np.int64] = TRUTH) -
     return probabilities
 
 
-def made(
-    folder: Path, probabilities: npt.NDArray[np.float64], *, method: str = "dann", target: str = "t", **more: Any
-) -> Path:
-    """A finished run, of which there is nothing but what it recorded and predicted."""
-    record = run_record(CLASSES)
-    origin = folder.parent / f"{target}.npz"
-    data = structs.replace(
-        record.data,
-        paths_start_from=str(folder.parent),
-        target=structs.replace(record.data.target, items=len(probabilities), fingerprint=target, origin=str(origin)),
+def made(folder: Path, probabilities: npt.NDArray[np.float64], *, method: str = "dann", target: str = "t") -> Path:
+    return finished_run(
+        folder, probabilities, folder.parent / f"{target}.npz", method=method, classes=CLASSES, fingerprint=target
     )
-    record = structs.replace(
-        record,
-        identity=hashlib.sha256(folder.name.encode()).hexdigest(),
-        model=replace(record.model, method=method),
-        settings={**record.settings, "target": str(origin)},
-        data=data,
-        scores=None,
-        compare=None,
-        **more,
-    )
-    folder.mkdir(parents=True)
-    write_record(folder / "record.json", record)
-    write_predictions(folder / "predictions.csv", [str(i) for i in range(len(probabilities))], probabilities, CLASSES)
-    return folder
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def write_todo(drawn: Drawn, runs: Sequence[Path], out: Path, track: Track = sil
             "draw": todo.draw,
             "heading": [todo.first_line, ",".join(COLUMNS)],
             "rows": [[row.name, str(row.stratum), f"{row.weight:.8g}"] for row in todo.rows],
-            "images": [_thumbnail(domain, i) for i in track(range(len(domain)), "Images", len(domain))],
+            "images": [_thumbnail(domain, i) for i in track(range(len(domain)), "Reading images", len(domain))],
             "labels": [*classes, *([NONE] if NONE not in classes else [])],
             "keys": _keys(classes),
         }
