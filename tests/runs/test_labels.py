@@ -99,6 +99,23 @@ def test_the_same_seed_draws_the_same_images(run: Path) -> None:
     assert first.read_bytes() == again.read_bytes() != other.read_bytes()
 
 
+def test_how_much_the_labels_will_tell_is_said_before_they_are_given(run: Path) -> None:
+    out = run.parent / "out"
+    said = [
+        succeeds("label", run, "--n", n, "--for", purpose, "--out", out / f"{purpose}{n}").stderr.split("\n")[0]
+        for purpose, n in (("accuracy", "30"), ("comparison", "30"), ("comparison", "1000"))
+    ]
+    changed = int((predictions(0.8, 1).argmax(1) != predictions(0.5, 2).argmax(1)).sum())
+    assert said == [
+        "30 images are to be labelled, of the 120 of the target: "
+        "they will tell the accuracy to within about 13 points.",
+        f"30 images are to be labelled, of the {changed} of 120 on which the models differ: "
+        "they will tell the difference in accuracy to within about 12 points.",
+        f"{changed} images are to be labelled, of the {changed} of 120 on which the models differ: "
+        "they will tell the difference in accuracy exactly.",
+    ]
+
+
 def test_labels_are_not_overwritten(run: Path) -> None:
     file = todo(run)
     assert "is there already" in refused("label", run, "--out", file.parent)

@@ -46,7 +46,7 @@ def label(
 
     def work(screen: Screen) -> None:
         from acclimate.report.label import write_todo
-        from acclimate.runs.labels import draw
+        from acclimate.runs.labels import draw, margin
 
         drawn = draw(runs, purpose, n, seed)
         written = write_todo(drawn, runs, out, screen.track)
@@ -55,7 +55,12 @@ def label(
             drawn_from = f"of the {N:,} of the target"
         else:
             drawn_from = f"of the {drawn.among:,} of {N:,} on which the models differ"
-        screen.say(f"{len(todo.rows):,} images are to be labelled, {drawn_from}.")
+        what = "accuracy" if purpose == "accuracy" else "difference in accuracy"
+        within = margin(drawn)
+        screen.say(
+            f"{len(todo.rows):,} images are to be labelled, {drawn_from}: "
+            f"they will tell the {what} {f'to within about {100 * within:.0f} points' if within else 'exactly'}."
+        )
         if written.page is not None:
             screen.say(f"Label them on {written.page}, which opens in a browser, or in {written.labels}.")
         else:
@@ -68,6 +73,7 @@ def label(
                 "page": str(written.page) if written.page is not None else None,
                 "models": [model.name for model in drawn.models],
                 "draw": todo.draw,
+                "margin": within,
             }
         )
         if open_ and written.page is not None:

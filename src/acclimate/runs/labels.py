@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,16 @@ def draw(runs: Sequence[Path], purpose: Purpose, n: int, seed: int) -> Drawn:
         for i, h in zip(chosen.chosen.tolist(), chosen.stratum.tolist(), strict=True)
     )
     return Drawn(Todo(purpose, _hash(models), rows).shuffled(), models, int(chosen.sizes.sum()))
+
+
+def margin(drawn: Drawn) -> float:
+    """About how far from the truth the answer will be, before any label is known: half of the width of an interval.
+
+    It is that of an accuracy of 75 %, or of a difference where three of four labels are right for one of two models.
+    """
+    n, M, N = len(drawn.todo.rows), drawn.among, len(drawn.models[0].names)
+    spread = 0.75 * 0.25 if drawn.todo.purpose == "accuracy" else 0.75
+    return M / N * 1.96 * math.sqrt(spread / n * (1 - n / M))
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +234,7 @@ def _models(runs: Sequence[Path], purpose: Purpose) -> tuple[Model, ...]:
         models = _candidates(runs)
     else:
         if len(runs) > 1:
-            raise OptionError(f"Labels for the {purpose} are of one run: name one, or use --for choice.")
+            raise OptionError(f"Labels for the {purpose} are of one run: name that alone, without {runs[1]}.")
         models = [Model.read(runs[0])]
     if purpose == "comparison":
         before = baseline(runs[0])
