@@ -23,7 +23,7 @@ from tiny import refused, succeeds
 
 CLASSES = ("a", "b", "'\"><b onmouseover=alert(2)>, </script>")
 N, n = 40, 24
-NAMES = [f"</script><img src=x onerror=alert({i})>, \"'é.png" for i in range(N)]
+NAMES = [f'</script><img src=x onerror=alert({i})>, "\'"é.png' for i in range(N)]
 TRUTH = np.arange(N) % 3
 COLOURS = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], dtype=np.uint8)
 

@@ -231,6 +231,9 @@ def test_labels_that_end_early_count_and_labels_with_gaps_do_not(run: Path) -> N
     result = succeeds("evaluate", run, "--labels", early, "--json")
     assert json.loads(result.stdout)["labels"] == 25
     assert "25 of the 60 images have a label" in result.stderr
+    begin, heading, *rows = rows_of(early)
+    write(early, [begin, heading, *sorted(rows)])
+    assert succeeds("evaluate", run, "--labels", early, "--json").stdout == result.stdout
     gap = fill(file, lambda i, place: CLASSES[TRUTH[i]] if place not in (7, 9) else "")
     name = rows_of(file)[2 + 7][0]
     assert f"has no label for {name} and 1 more, but for images that were shown later" in refused(
