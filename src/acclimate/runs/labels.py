@@ -17,7 +17,7 @@ from acclimate.data.read import read_target
 from acclimate.errors import DataError, OptionError
 from acclimate.evaluation.labels import Row, Todo, hashed, labelled, read_labels
 from acclimate.methods import registry
-from acclimate.runs.directory import baseline
+from acclimate.runs.directory import MEMBERS, baseline
 from acclimate.runs.files import read_predictions
 from acclimate.runs.record import RunRecord, read_record
 from acclimate.trust import labels as trust
@@ -60,8 +60,7 @@ class Model:
         if not classes.keys() >= set(read.predicted):
             raise DataError(f"{folder / 'predictions.csv'} predicts classes that the run does not have: make it again.")
         confidence = read.probabilities.max(1)
-        reliability = getattr(read, "reliability", None)
-        order = np.lexsort((confidence, confidence if reliability is None else reliability))
+        order = np.lexsort((confidence, confidence if read.reliability is None else read.reliability))
         certainty = np.empty(len(order))
         certainty[order] = np.arange(len(order))
         predicted = np.array([classes[name] for name in read.predicted], dtype=np.int64)
@@ -258,7 +257,7 @@ def _candidates(runs: Sequence[Path]) -> list[Model]:
     (run,) = runs
     own = [Model.read(run)] if (run / "record.json").exists() else []
     inner = sorted(path.parent for path in run.glob("*/record.json"))
-    inner += sorted(path.parent for part in ("members", "runs") for path in run.glob(f"{part}/*/record.json"))
+    inner += sorted(path.parent for part in (MEMBERS, "runs") for path in run.glob(f"{part}/*/record.json"))
     models = own + [Model.read(folder, folder.name) for folder in inner]
     if len(models) < 2:
         raise DataError(
