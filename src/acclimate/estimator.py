@@ -27,7 +27,7 @@ from acclimate.methods import registry
 from acclimate.methods.registry import BASELINE, CONSENSUS
 from acclimate.model import Model
 from acclimate.progress import NOBODY, Listener
-from acclimate.runs.members import FEWEST, Lesson, members_of, teach
+from acclimate.runs.members import FEWEST, Lesson, looks, members_of, most_agreeing, teach
 from acclimate.runs.prepare import Prepared, prepare
 from acclimate.runs.task import Task
 from acclimate.settings import OF_AN_ESTIMATOR, Settings
@@ -288,8 +288,8 @@ def _taught(settings: Settings, task: Task, ready: Prepared, screen: Listener) -
         DivergedError: So many members diverged that too few are left.
     """
     votes: list[npt.NDArray[np.int64]] = []
-    p_before, network = None, None
-    for member in members_of(settings):
+    methods, p_before = [], None
+    for member in members_of(settings, ready.model.spec.tune):
         trained = prepare(member.settings, task, ready.model.device, screen.track)
         method = trained.model.method
         try:
@@ -302,11 +302,11 @@ def _taught(settings: Settings, task: Task, ready: Prepared, screen: Listener) -
         votes.append(p.argmax(1))
         if member.settings.method == BASELINE:
             p_before = p
-        if network is None or member.settings.method == BASELINE:
-            network = method.eval().net
+        methods.append(method)
     if len(votes) < FEWEST:
         raise DivergedError(f"Fewer than {FEWEST} members of the consensus are left; use a smaller learning rate (lr).")
-    return _Taught(teach(ready, np.stack(votes), network, settings.seed), p_before)
+    members = np.stack(votes)
+    return _Taught(teach(ready, members, looks(methods[most_agreeing(members)]), settings.seed), p_before)
 
 
 def _train(settings: Settings, ready: Prepared, screen: Listener) -> None:

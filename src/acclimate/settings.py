@@ -341,7 +341,7 @@ class Settings:
         default="auto",
         metadata=told(
             "Train the head on frozen features that are computed once, the backbone's top stage as well, or all of it. "
-            "auto: head on a CPU, all on a GPU and for networks without pretrained weights.",
+            "auto: head on a CPU and for the consensus, all on a GPU and for networks without pretrained weights.",
             "Network",
         ),
     )

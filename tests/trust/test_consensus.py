@@ -10,6 +10,7 @@ from threadpoolctl import threadpool_limits
 from acclimate.errors import DataError
 from acclimate.trust.consensus import (
     agreement,
+    agreements,
     ballots,
     certainty,
     class_means,
@@ -50,6 +51,7 @@ def test_ballots_and_agreement_by_hand() -> None:
     wanted = [[1, 0, 0], [0, 2 / 3, 1 / 3], [1 / 3, 1 / 3, 1 / 3], [0, 0, 1]]
     assert ballots(predictions, 3) == pytest.approx(np.array(wanted))
     assert agreement(predictions) == pytest.approx((3 / 4 + 2 / 4 + 2 / 4) / 3)
+    assert agreements(predictions) == pytest.approx([5 / 8, 5 / 8, 1 / 2])
 
 
 def test_a_consensus_of_nobody_is_refused() -> None:

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from itertools import combinations
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,14 +22,14 @@ from acclimate.model import Model
 from acclimate.progress import NOBODY, Listener, WarningsOnly
 from acclimate.runs.files import read_predictions, read_source_predictions
 from acclimate.runs.judge import findings_of, verdict
-from acclimate.runs.members import FEWEST, Member, members_of, teach
+from acclimate.runs.members import FEWEST, Member, looks, members_of, most_agreeing, teach
 from acclimate.runs.prepare import Prepared
 from acclimate.runs.record import AccuracyEstimate, ClassShare, MemberRecord, Trust, read_record
 from acclimate.runs.run import Judgement, run
 from acclimate.runs.task import Task, identity, read_task
 from acclimate.settings import Settings
 from acclimate.trust import shares
-from acclimate.trust.consensus import Classes
+from acclimate.trust.consensus import Classes, agreements
 from acclimate.trust.estimate import reliability
 
 if TYPE_CHECKING:
@@ -63,13 +62,14 @@ class Council:
         Raises:
             DivergedError: So many members diverged that too few are left.
         """
+        self.members = members_of(self.settings, ready.model.spec.tune)
         self._make()
         present = self.present
         if len(present) < FEWEST:
             reasons = "; ".join(f"{name}: {sentence}" for name, sentence in self.failed.items())
             raise DivergedError(f"Fewer than {FEWEST} members are left. {reasons}")
         votes = np.stack([self._votes(member, ready) for member in present])
-        self.lesson = teach(ready, votes, self._network(ready), self.settings.seed)
+        self.lesson = teach(ready, votes, self._network(ready, votes), self.settings.seed)
 
     @property
     def present(self) -> list[Member]:
@@ -100,13 +100,13 @@ class Council:
             raise DataError(f"The member in {folder} could read other images: use --overwrite to begin anew.")
         return np.array([classes.index(name) for name in predictions.predicted], dtype=np.int64)
 
-    def _network(self, ready: Prepared) -> Callable[[Tensor], Tensor] | None:
+    def _network(self, ready: Prepared, votes: Classes) -> Callable[[Tensor], Tensor] | None:
         """The trained network of a member, where the consensus's own has no pretrained weights to look with."""
         if ready.model.method.net.pretrained or ready.model.method.net.level == "vector":
             return None
-        member = self._source_only or self.present[0]
+        member = self.present[most_agreeing(votes)]
         again = {"method": member.settings.method, "backbone": member.settings.backbone}
-        return Model.load(self.out / member.folder, ready.model.device, **again).method.eval().net
+        return looks(Model.load(self.out / member.folder, ready.model.device, **again).method)
 
     @property
     def _source_only(self) -> Member | None:
@@ -138,16 +138,13 @@ class Council:
     def _records(self, decided: Classes) -> Iterator[MemberRecord]:
         """The members as the record holds them, those that diverged at the end."""
         votes, present = self.lesson.members, self.present
-        M = len(votes)
-        agree = np.ones((M, M))
-        for m, other in combinations(range(M), 2):
-            agree[m, other] = agree[other, m] = float((votes[m] == votes[other]).mean())
+        agree = agreements(votes)
         for m, member in enumerate(present):
             record = read_record(self.out / member.folder / "record.json")
             yield MemberRecord(
                 name=member.name,
                 folder=member.folder,
-                agreement=float((agree[m].sum() - 1) / (M - 1)),
+                agreement=float(agree[m]),
                 with_result=float((votes[m] == decided).mean()),
                 accuracy=record.scores.accuracy if record.scores is not None else None,
                 seconds=record.seconds.training,

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from acclimate.choices import Tune
 from acclimate.data.inputs import Inputs, SelectedInputs
 from acclimate.errors import OptionError
 from acclimate.evaluation.scores import Probabilities
 from acclimate.methods import registry
-from acclimate.methods.base import over_all
+from acclimate.methods.base import Method, over_all
 from acclimate.methods.consensus import Consensus
 from acclimate.methods.options import options
 from acclimate.methods.registry import CONSENSUS
@@ -24,6 +25,7 @@ from acclimate.settings import RECIPE, Recipe, Settings
 from acclimate.trust.consensus import (
     Classes,
     Features,
+    agreements,
     ballots,
     class_means,
     confidence_ranks,
@@ -52,11 +54,15 @@ class Member(NamedTuple):
     settings: Settings
 
 
-def members_of(settings: Settings) -> tuple[Member, ...]:
+def members_of(settings: Settings, tune: Tune | None = None) -> tuple[Member, ...]:
     """The members of a consensus, each trained by its own recipe.
 
     An entry of the recipe that is not a method's own (steps, batch_size, ...) is that of the consensus, and so is one
     that was changed for it.
+
+    Args:
+        settings: Of the consensus.
+        tune: What the consensus trains, once that is decided; the members train the same.
 
     Raises:
         OptionError: There are fewer than two, one is named twice, is none, or is a consensus.
@@ -75,7 +81,7 @@ def members_of(settings: Settings) -> tuple[Member, ...]:
         if method == CONSENSUS:
             raise OptionError("A consensus cannot be a member of another: name methods that are trained by themselves.")
         recipe = Recipe.of(registry.load(method), **given)
-        one = replace(settings, method=method, options=chosen, recipe=recipe)
+        one = replace(settings, method=method, options=chosen, recipe=recipe, tune=tune or settings.tune)
         if any((one.method, one.options) == (other.settings.method, other.settings.options) for other in members):
             raise OptionError(f"{name} is named twice among the members: name each method once.")
         folder = re.sub(r"[^\w+.-]+", "_", registry.shown(method) if not chosen else name)
@@ -165,6 +171,24 @@ class Lesson:
         )
         before = Evidence(p_target=p_before[i]) if p_before is not None else None
         return examine(Outcome(classes, after, before, members=self.members[:, i], unknown=self.unfamiliar))
+
+
+def most_agreeing(members: Classes) -> int:
+    """The member in whose features a graph is built where none are pretrained: the one that agrees most with others.
+
+    An adapted network brings images of a class together across the domains, which source-only's does not; the members
+    that are right agree with each other.
+
+    Args:
+        members: (M, N) the classes that each member predicts.
+    """
+    return int(agreements(members).argmax())
+
+
+def looks(method: Method) -> Callable[[Tensor], Tensor]:
+    """The feature of a trained member, in evaluation mode, as the network that a graph is built with."""
+    method.eval()
+    return lambda x: method.feature(x, "target")
 
 
 def teach(ready: Prepared, members: Classes, network: Callable[[Tensor], Tensor] | None, seed: int) -> Lesson:

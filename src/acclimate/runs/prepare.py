@@ -17,7 +17,7 @@ from acclimate.data.inputs import ImageInputs, Inputs, SelectedInputs
 from acclimate.errors import OptionError
 from acclimate.machine import fast_bf16, seed_random_numbers
 from acclimate.methods import registry
-from acclimate.methods.registry import Found
+from acclimate.methods.registry import CONSENSUS, Found
 from acclimate.model import Model, ModelSpec
 from acclimate.networks.backbone import Backbone
 from acclimate.networks.backbones import load_backbone
@@ -137,7 +137,8 @@ def resolve(
     elif backbone is None:
         tune = "head"
     else:
-        tune = "all" if scratch or device.type == "cuda" else "head"
+        on_gpu = device.type == "cuda" and method.name != CONSENSUS  # which is measured on frozen features
+        tune = "all" if scratch or on_gpu else "head"
     if backbone is not None and scratch and tune != "all":
         raise OptionError(f"{backbone.name} has no pretrained weights: use --tune all, or give --weights FILE.")
     if backbone is None and tune != "head":

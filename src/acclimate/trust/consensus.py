@@ -64,9 +64,18 @@ def agreement(votes: Classes) -> float:
     Args:
         votes: (M, N) each voter's predicted classes.
     """
-    M, N = votes.shape
-    pairs = [np.count_nonzero(votes[m] == votes[other]) for m in range(M) for other in range(m)]
-    return float(sum(pairs) / (len(pairs) * N))
+    return float(agreements(votes).mean())
+
+
+def agreements(votes: Classes) -> Floats:
+    """Of each of M >= 2 voters, the mean share of images on which it and another say the same class, (M,).
+
+    Args:
+        votes: (M, N) each voter's predicted classes.
+    """
+    M = len(votes)
+    same = np.array([[(vote == other).mean() for other in votes] for vote in votes])
+    return np.asarray((same.sum(1) - 1) / (M - 1))
 
 
 def class_means(source: Features, labels: Classes, target: Features, K: int) -> Classes:
