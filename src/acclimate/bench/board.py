@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -48,11 +48,6 @@ class Board:
         return [self._record(cell) for cell in self.cells]
 
     def _record(self, cell: Cell) -> BenchRecord:
-        settings = cell.run.settings.as_dict()
-        kept = {name: settings[name] for name, declared in OF_A_ROW.items() if declared.setting.changes_result}
-        kept["backbone"] = shown(kept["backbone"])
-        if kept["weights"] is not None:
-            kept["weights"] = Path(kept["weights"]).name
         return BenchRecord(
             row=cell.row.name,
             baselines=cell.row.baselines,
@@ -64,13 +59,27 @@ class Board:
             source=cell.task[0],
             target=cell.task[1],
             seed=cell.seed,
-            settings=kept,
+            settings=kept_settings(cell.run.settings.as_dict()),
             **self.results[cell.run.folder]._asdict(),
         )
 
     def write(self) -> None:
         """Write records.jsonl whole."""
         write_records(self.path, self.records())
+
+
+def kept_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a run's settings that a record of a bench holds: they change a result, and are the same everywhere.
+
+    Args:
+        settings: As `Settings.as_dict` gives them; what an earlier version did not have is left out.
+    """
+    names = [name for name, declared in OF_A_ROW.items() if declared.setting.changes_result and name in settings]
+    kept = {name: settings[name] for name in names}
+    kept["backbone"] = shown(kept["backbone"])
+    if kept["weights"] is not None:
+        kept["weights"] = Path(kept["weights"]).name
+    return kept
 
 
 class Result(NamedTuple):

@@ -88,8 +88,20 @@ def plan(grid: Grid, out: Path, tasks: Tasks) -> list[Cell]:
     cells = []
     for row, (source, target), seed, settings in asked:
         content = fit.identity(settings, tasks.of(settings))[:DIGITS]
-        name = re.sub(r"[^\w.-]+", "_", f"{registry.shown(row.method)}-{source}-{target}-{seed}-{content}")
+        name = folder_name(registry.shown(row.method), (source, target), seed, content)
         cells.append(
             Cell(row, (source, target), seed, PlannedRun(settings, out / "runs" / name, fit.code_of(settings)))
         )
     return cells
+
+
+def folder_name(method: str, task: TaskNames, seed: int, content: str) -> str:
+    """The name of a run's folder.
+
+    Args:
+        method: The method's name, as it is shown.
+        task: Source and target.
+        seed: The seed.
+        content: What tells the run from others of the method on the task with the seed.
+    """
+    return re.sub(r"[^\w.-]+", "_", f"{method}-{'-'.join(task)}-{seed}-{content}")

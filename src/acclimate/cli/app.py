@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 import acclimate
-from acclimate.cli.bench import bench, table
+from acclimate.cli.bench import bench, choose, table
 from acclimate.cli.cache import cache_app
 from acclimate.cli.fit import demo, fit
 from acclimate.cli.label import label
@@ -44,6 +44,7 @@ app.command(rich_help_panel="Adapt")(fit)
 app.command(rich_help_panel="Adapt")(demo)
 app.command(rich_help_panel="Compare")(bench)
 app.command(rich_help_panel="Compare")(table)
+app.command(rich_help_panel="Compare")(choose)
 app.command(rich_help_panel="Use")(predict)
 app.command(rich_help_panel="Use")(evaluate)
 app.command(rich_help_panel="Use")(label)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from acclimate.cli.command import Debug, Json, Quiet, run_command, with_settings
+from acclimate.cli.command import Debug, Device, Json, Quiet, run_command, with_settings
 from acclimate.errors import OptionError
 from acclimate.settings import OF_A_ROW
 
 if TYPE_CHECKING:
+    from acclimate.bench.choose import Ranking
     from acclimate.bench.tables import Sheet
     from acclimate.screen import Screen
 
@@ -124,6 +126,49 @@ def table(
             typer.echo(formats.FORMATS[form](sheets), nl=False)
 
     run_command(work, json=json, quiet=False, debug=debug)
+
+
+def choose(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="BENCH...", help="The folder that bench wrote with --out; or several that fit wrote."),
+    ],
+    task: Annotated[str | None, typer.Option(help="Choose on this task alone: SOURCE-TARGET.")] = None,
+    form: Annotated[Literal["terminal", "csv"], typer.Option("--format", help="How it is written.")] = "terminal",
+    device: Device = "auto",
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Choose among runs on one target without its labels, or say that it is undecided.
+
+    A run is let in if it has kept the classes and the source; the one that agrees best with the vote of all that are
+    let in is chosen, unless the leading validators contradict each other. No figure of it is an accuracy.
+    """
+
+    def work(screen: Screen) -> None:
+        from acclimate.bench import choose as choosing
+
+        rankings = choosing.rank(runs, task=task, screen=screen, device=device)
+        if form == "csv" and not json:
+            csv.writer(sys.stdout, lineterminator="\n").writerows(choosing.csv_rows(rankings))
+            return
+        for ranking in rankings:
+            _show_ranking(ranking, screen)
+        screen.show_json([choosing.as_dict(ranking) for ranking in rankings])
+
+    run_command(work, json=json, quiet=quiet, debug=debug, computes=True)
+
+
+def _show_ranking(ranking: Ranking, screen: Screen) -> None:
+    from acclimate.bench import choose as choosing
+    from acclimate.bench.made import costs
+    from acclimate.cli.show import show_table
+
+    sheet = choosing.as_sheet(ranking, costs(list(ranking.runs.values())))
+    show_table(screen, sheet.title, sheet.headings, sheet.rows, *sheet.notes)
+    to_label = [ranking.images[i] for i in ranking.choice.to_label]
+    screen.show(*(f"  {screen.text(name)}" for name in to_label))
 
 
 def _show_sheets(sheets: Iterable[Sheet], screen: Screen) -> None:

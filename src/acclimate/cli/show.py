@@ -68,7 +68,7 @@ def show_changes(screen: Screen, changes: Changes, classes: Sequence[str], befor
 
 
 def show_table(
-    screen: Screen, title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], notes: str
+    screen: Screen, title: str, headings: Sequence[str], rows: Iterable[Sequence[object]], *notes: str
 ) -> None:
     """Show a table with a title and notes, as wide as it is, unless JSON was asked for."""
     table = _table(*map(screen.text, headings))
@@ -78,7 +78,7 @@ def show_table(
     if not screen.json:
         screen.show(f"\n{screen.text(title)}\n")
         wide.print(table)
-        screen.show(f"\n{screen.text(notes)}")
+        screen.show("", *map(screen.text, notes))
 
 
 def show_files(screen: Screen, folder: Path) -> None:

@@ -62,6 +62,8 @@ class ADDA(Method):
     year = 2017
     family = "adversarial"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"ADDA": {}}
+    good_for = "a target unlike the source, with its own network"
+    target_only = True
     recipe: ClassVar[Mapping[str, Any]] = {"lr": 0.001, "decay": 3.0}
 
     def __init__(

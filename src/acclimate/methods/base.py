@@ -81,6 +81,9 @@ class Method(nn.Module, ABC):
         year: Of the publication.
         family: What kind of method it is, if it is of a known kind.
         rows: The options behind each name by which the papers' tables call it.
+        good_for: What it is good for, in a few words.
+        target_only: Whether `predict` passes a sample through statistics, a map or a classifier that are the target's
+            own, so that what it says of held-out source images tells nothing.
         needs: The least that a batch must hold: vectors, maps or images.
         recipe: The entries of `training.Recipe` in which its paper, or TLL where that is silent, differs from the
             defaults.
@@ -91,6 +94,8 @@ class Method(nn.Module, ABC):
     year: ClassVar[int | None] = None
     family: ClassVar[Family | None] = None
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    good_for: ClassVar[str] = ""
+    target_only: ClassVar[bool] = False
     needs: ClassVar[Level] = "vector"
     recipe: ClassVar[Mapping[str, Any]] = {}
     progress: float = 0.0

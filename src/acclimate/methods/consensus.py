@@ -47,6 +47,7 @@ class Consensus(Method):
     """
 
     family = "ensemble"
+    good_for = "a result without choosing a method"
     recipe: ClassVar[Mapping[str, Any]] = {"hold_out": 0.2}
 
     def __init__(

@@ -64,6 +64,7 @@ class GTA(Method):
     year = 2018
     family = "generative"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"GTA": {}}
+    good_for = "digits and other small images"
     needs = "image"
     recipe: ClassVar[Mapping[str, Any]] = {
         "optimizer": "adam",

@@ -47,6 +47,7 @@ class MADA(Method):
     year: ClassVar[int] = 2018
     family: ClassVar[Family] = "adversarial"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"MADA": {}}
+    good_for = "classes that mix in the target, at a price"
 
     def __init__(
         self,

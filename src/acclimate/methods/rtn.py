@@ -50,6 +50,8 @@ class RTN(Method):
     year = 2016
     family = "discrepancy"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"RTN": {}}
+    good_for = "cheap and steady where the classes overlap"
+    target_only = True
 
     def __init__(
         self,

@@ -55,6 +55,7 @@ class SimNet(Method):
     year = 2018
     family = "adversarial"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"SimNet": {}}
+    good_for = "classes that look alike within themselves"
 
     prototypes: Tensor
 

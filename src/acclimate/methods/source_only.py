@@ -27,6 +27,7 @@ class SourceOnly(Method):
     year = 2016
     family = "baseline"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"ResNet-50": {}, "ResNet-101": {}}
+    good_for = "what every other method has to beat"
 
     def __init__(self, net: Network, num_classes: int) -> None:
         super().__init__(net, num_classes)

@@ -66,6 +66,7 @@ class TADA(Method):
         "TADA (local+global)": {},
         "TADA": {},
     }
+    good_for = "images where some regions do not transfer"
     needs: ClassVar[Level] = "map"
 
     def __init__(

@@ -61,6 +61,7 @@ class TCA(Method):
     year = 2011
     family = "shallow"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"TCA": {}}
+    good_for = "a quick first look at small data"
 
     def __init__(
         self,

@@ -77,6 +77,7 @@ class WEMNet(Method):
         "WEMNet (DIM)": {"sem": False},
         "WEMNet (SEM)": {"dim": False},
     }
+    good_for = "features of which some channels tell the domain"
 
     rank_d: Tensor
     rank_c: Tensor
