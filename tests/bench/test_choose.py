@@ -221,7 +221,7 @@ def test_leaders_that_differ_leave_it_undecided_with_images_to_label(bench: Path
     shown = succeeds("choose", bench, "--task", "S-T").stdout
     assert "Undecided: " in shown
     assert "Instead of a choice, take what all that pass say together: acclimate fit --method consensus" in shown
-    assert shown.endswith("".join(f"  {name}\n" for name in ranking["to_label"]))
+    assert shown.endswith(f"To label: {', '.join(ranking['to_label'])}.\n")
 
 
 # --- the held-out source -------------------------------------------------------------------------------------------
@@ -311,3 +311,58 @@ def test_runs_that_fit_made_with_source_only_beside_them(tmp_path: Path) -> None
     assert ranking["task"] == "s-t"
     assert {c["name"] for c in ranking["candidates"]} == {str(tmp_path / "dann" / "source_only"), *map(str, runs)}
     assert ranking["instead"].count("jan") == 1
+
+
+# --- a bench without labels ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bench of the grid on a target without labels."""
+    folder = tmp_path_factory.mktemp("unlabelled")
+    vectors(folder / "source.npz")
+    vectors(folder / "target.npz", shift=0.5, labelled=False)
+    text = GRID.replace("[data.domains]", '[data]\ntasks = ["S-T"]\n\n[data.domains]').replace(
+        "steps = 4", "steps = 60"
+    )
+    (folder / "grid.toml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_a_bench_without_labels_is_ranked_without_them(unlabelled: Path) -> None:
+    out = unlabelled / "bench"
+    made = succeeds("bench", unlabelled / "grid.toml", "--out", out, "-q").stdout
+    assert "S→T, judged without labels" in made
+    assert "missing" not in made
+    assert "Accuracy" not in made
+    assert succeeds("table", out).stdout == made
+    (sheet, *_) = json.loads(succeeds("table", out, "--json").stdout)
+    assert [row[1]["unlabelled"] for row in sheet["rows"]] == [1] * 5
+    assert "| DANN | no labels |" in succeeds("table", out, "--format", "markdown").stdout
+    succeeds("report", out)
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "without labels on S→T" in page
+    assert "There are no labels, so nobody knows how many predictions are right" in page
+    assert "judged without labels" in page
+    assert "missing" not in page.split("<main")[-1]
+
+
+def test_a_bench_without_labels_of_which_too_little_is_there(unlabelled: Path, tmp_path: Path) -> None:
+    shown = succeeds("bench", unlabelled / "grid.toml", "--methods", "DANN,DAN", "--out", tmp_path / "few", "-q").stdout
+    assert "no labels" in shown
+    assert "S→T has no labels, and its rows are not ranked without them: Choosing on S-T needs at least 4" in shown
+
+
+def test_a_labelled_bench_is_sorted_for_people_and_says_what_rows_cost(made: Path) -> None:
+    shown = succeeds("table", made).stdout
+    lines = shown.splitlines()
+    heading = next(i for i, line in enumerate(lines) if line.startswith("method"))
+    assert lines[heading].split()[-1] == "cost"
+    rows = lines[heading + 2 : heading + 7]
+    averages = [float(row.replace("<", "").split()[-2]) for row in rows]
+    assert averages == sorted(averages, reverse=True)
+    assert next(row for row in rows if row.startswith("source-only")).endswith("1.0x")
+    assert "hindsight, not a choice" in shown
+    plain = succeeds("table", made, "--format", "markdown").stdout.splitlines()
+    assert [line.split("|")[1].strip() for line in plain[4:9]] == list(SOUND)
+    assert "cost" not in plain[2]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from acclimate.bench.made import Made, made_runs
 from acclimate.bench.records import read_records
-from acclimate.bench.tables import Sheet
+from acclimate.bench.tables import ON_COST, Sheet, as_cost
 from acclimate.datasets.catalogue import TaskNames
 from acclimate.errors import AcclimateError, DataError, OptionError
 from acclimate.methods import registry
@@ -322,9 +322,13 @@ def as_sheet(ranking: Ranking, costs: Mapping[str, float] | None = None) -> Shee
         row = ranking.runs[judged.name].row
         name = f"{judged.name}, chosen" if judged.name == choice.chosen else judged.name
         cells = [name, *figures, f"{100 * judged.share_changed:.0f} %", "fails" if judged.failed else "passes"]
-        sheet.rows.append([*cells, cost(costs.get(row))] if costs else [*cells])
+        sheet.rows.append([*cells, as_cost(costs.get(row))] if costs else [*cells])
     sheet.notes = [choice.reason, *_failures(choice), *ranking.notes, *_offer(ranking)]
     sheet.notes.append(f"None of these figures is an accuracy. {' '.join(TOLD[name] for name in LEADING)}")
+    if costs:
+        sheet.notes.append(ON_COST)
+    if choice.to_label:
+        sheet.notes.append(f"To label: {', '.join(ranking.images[i] for i in choice.to_label)}.")
     return sheet
 
 
@@ -334,11 +338,6 @@ TOLD = {
     "im": "im: how certain and how balanced it is.",
 }
 assert set(TOLD) == set(LEADING)
-
-
-def cost(ratio: float | None) -> str:
-    """What training costs relative to source-only, for people."""
-    return "-" if ratio is None else f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
 
 
 def _failures(choice: Choice) -> list[str]:

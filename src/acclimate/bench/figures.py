@@ -21,6 +21,8 @@ class Figure(NamedTuple):
         missing: How many runs are not there.
         digits: Decimals.
         computed: Whether a published figure is not printed, but follows from printed ones.
+        unlabelled: How many runs were made and have nothing to be measured with; they are not among the missing.
+        best: Whether no other row has a larger mean in its column, where a table is made to compare rows.
     """
 
     mean: float | None
@@ -28,8 +30,12 @@ class Figure(NamedTuple):
     missing: int = 0
     digits: int = 1
     computed: bool = False
+    unlabelled: int = 0
+    best: bool = False
 
     def __str__(self) -> str:
+        if self.mean is None and self.unlabelled:
+            return f"no labels ({self.missing} missing)" if self.missing else "no labels"
         if self.mean is None:
             return f"{self.missing} missing" if self.missing else "-"
         text = f"{self.mean:.{self.digits}f}"
@@ -42,21 +48,30 @@ class Figure(NamedTuple):
         return text
 
 
-def figure(values: Figures, digits: int = 1) -> Figure:
-    """Mean and standard deviation of the values (n,) that are there; NaN stands for one that is not."""
+def figure(values: Figures, digits: int = 1, unlabelled: int = 0) -> Figure:
+    """Mean and standard deviation of the values (n,) that are there; NaN stands for one that is not.
+
+    Args:
+        values: One a run.
+        digits: Decimals.
+        unlabelled: How many of those that are not there have a run, but no labels.
+    """
     known = values[~np.isnan(values)]
     return Figure(
         float(known.mean()) if known.size else None,
         float(known.std(ddof=1)) if known.size > 1 else None,
-        int(values.size - known.size),
+        int(values.size - known.size) - unlabelled,
         digits,
+        unlabelled=unlabelled,
     )
 
 
-def average(values: Figures, digits: int = 1) -> Figure:
+def average(values: Figures, digits: int = 1, unlabelled: int = 0) -> Figure:
     """Of values (tasks, seeds): the mean over the tasks, and its deviation over the seeds; none with gaps."""
-    missing = int(np.isnan(values).sum())
-    return Figure(None, None, missing, digits) if missing else figure(values.mean(0), digits)
+    gaps = int(np.isnan(values).sum())
+    if gaps:
+        return Figure(None, None, gaps - unlabelled, digits, unlabelled=unlabelled)
+    return figure(values.mean(0), digits)
 
 
 class Difference(NamedTuple):

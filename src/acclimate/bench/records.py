@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from msgspec import UNSET, Meta, UnsetType
 
 from acclimate import schema
@@ -172,6 +173,7 @@ class Results:
         tasks: Source and target.
         seeds: Sorted.
         classes: The classes, in order; none while there is no score.
+        without_labels: The tasks on which runs were made, and none of them has a score.
     """
 
     def __init__(self, records: Sequence[BenchRecord]) -> None:
@@ -187,6 +189,9 @@ class Results:
         }
         scored = [record.scores for record in self.done.values() if record.scores is not None]
         self.classes = [score.name for score in scored[0].per_class] if scored else []
+        there = {task for _, task, _ in self.done}
+        labelled = {task for (_, task, _), record in self.done.items() if record.scores is not None}
+        self.without_labels = [task for task in self.tasks if task in there - labelled]
         self.failed = sum(record.status == "failed" for record in records)
         self.metrics: tuple[str, ...] = records[0].metrics
         self.benchmarks = {record.benchmark for record in records}
@@ -211,6 +216,14 @@ class Results:
             return 100 * {"accuracy": scores.accuracy, "mean_per_class": scores.mean_per_class}[metric]
 
         return self.values(row, score)
+
+    def unlabelled(self, row: str) -> npt.NDArray[np.bool_]:
+        """Which runs of a row (tasks, seeds) were made without labels to measure them with."""
+
+        def without(record: BenchRecord) -> float:
+            return float(record.scores is None)
+
+        return np.asarray(self.values(row, without) == 1)
 
     def of_class(self, row: str, name: str) -> Figures:
         """The accuracy of a class in each run of a row (tasks, seeds), in %."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from acclimate.bench import papers
 from acclimate.bench.figures import Difference, Figure, average, difference, figure
@@ -44,6 +47,8 @@ def sheets(
     metric: str | None = None,
     published: str | None = None,
     baseline: str | None = None,
+    compare: bool = False,
+    costs: Mapping[str, float] | None = None,
 ) -> list[Sheet]:
     """The tables of a bench.
 
@@ -53,6 +58,8 @@ def sheets(
             where the literature reports the mean over the classes.
         published: The paper's table to put beside.
         baseline: The row that every other is compared with; None takes source-only, if there is one.
+        compare: Sort the rows by what was measured, and mark the best of each column, in place of the grid's order.
+        costs: What the training of each row costs relative to source-only, for a column of it.
 
     Raises:
         OptionError: Something is unknown, or does not belong to these records.
@@ -67,12 +74,62 @@ def sheets(
         return [_domain_errors(results, table)]
     metric = metric or ("both" if results.metrics[0] == "mean_per_class" else "accuracy")
     names = tuple(METRICS) if metric == "both" else (metric,)
+    if compare:
+        _in_order_of(results, names[-1])
     if (table is not None and table.of_classes) or (len(results.tasks) == 1 and metric == "both"):
         shown = [_by_class(results, table)]
     else:
         shown = [_by_task(results, name, table) for name in names]
-    compared = [sheet for name in names if (sheet := _differences(results, name, baseline)).rows]
-    return shown + compared
+    differences = [sheet for name in names if (sheet := _differences(results, name, baseline)).rows]
+    if compare:
+        for sheet in shown:
+            _mark_best(sheet, results)
+    if costs:
+        for sheet in shown:
+            _add_costs(sheet, costs)
+    return shown + differences
+
+
+def _in_order_of(results: Results, metric: str) -> None:
+    """Sort the rows, that with the largest mean over the tasks first; those that lack a run after those that do not."""
+
+    def place(row: str) -> tuple[bool, float]:
+        values = results.percent(row, metric)
+        known = values[~np.isnan(values)]
+        return known.size == values.size, float(known.mean()) if known.size else -math.inf
+
+    results.rows = {row: results.rows[row] for row in sorted(results.rows, key=place, reverse=True)}
+
+
+def _mark_best(sheet: Sheet, results: Results) -> None:
+    """Mark the largest mean of each column, of the rows that are no paper's."""
+    ours = [i for i, row in enumerate(sheet.rows) if not str(row[0]).endswith(", published")]
+    for column in range(1, len(sheet.headings)):
+        cells = {i: cell for i in ours if isinstance(cell := sheet.rows[i][column], Figure) and cell.mean is not None}
+        if len(cells) > 1:
+            most = max(cell.mean or 0.0 for cell in cells.values())
+            for i, cell in cells.items():
+                sheet.rows[i][column] = cell._replace(best=cell.mean == most)
+    if results.classes:
+        sheet.notes.append("Rows are in the order of what the target's labels say: that is hindsight, not a choice.")
+
+
+def _add_costs(sheet: Sheet, costs: Mapping[str, float]) -> None:
+    """A column of what training costs."""
+    sheet.headings.append("cost")
+    for row in sheet.rows:
+        row.append(as_cost(costs.get(str(row[0]))))
+    sheet.notes.append(ON_COST)
+
+
+ON_COST = "cost: the time of training relative to source-only, the median over tasks and seeds."
+
+
+def as_cost(ratio: float | None) -> str:
+    """What training costs relative to source-only, for people."""
+    if ratio is None:
+        return "-"
+    return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
 
 
 def _check_published(table: papers.Table, results: Results) -> None:
@@ -92,8 +149,9 @@ def _check_published(table: papers.Table, results: Results) -> None:
 def _by_task(results: Results, metric: str, table: papers.Table | None) -> Sheet:
     sheet = Sheet(f"{METRICS[metric].capitalize()}, at the last step", ["method", *_task_headings(results)])
     for name in results.rows:
-        values = results.percent(name, metric)
-        sheet.rows.append([name, *_with_average([figure(v) for v in values], average(values))])
+        values, unlabelled = results.percent(name, metric), results.unlabelled(name)
+        cells = [figure(v, unlabelled=int(u.sum())) for v, u in zip(values, unlabelled, strict=True)]
+        sheet.rows.append([name, *_with_average(cells, average(values, unlabelled=int(unlabelled.sum())))])
         for row in _rows_of(table, results.rows[name], metric=metric):
             known = _by_column(table, row)
             printed = [known.get("-".join(task), Figure(None)) for task in results.tasks]

@@ -15,7 +15,6 @@ from acclimate.errors import OptionError
 from acclimate.settings import OF_A_ROW
 
 if TYPE_CHECKING:
-    from acclimate.bench.choose import Ranking
     from acclimate.bench.tables import Sheet
     from acclimate.screen import Screen
 
@@ -59,8 +58,9 @@ def bench(
     """
 
     def work(screen: Screen) -> None:
-        from acclimate.bench import board, runner, tables
+        from acclimate.bench import board, runner
         from acclimate.bench import grid as grids
+        from acclimate.bench.shown import shown
 
         made = grids.grid_of(
             grid,
@@ -74,7 +74,8 @@ def bench(
         records = runner.bench(
             made, out, screen, command=sys.argv[1:], jobs=jobs, threads=threads, keep_models=keep_models
         )
-        _show_sheets(tables.sheets(records), screen)
+        if not json:
+            _show_sheets(shown(records, [out], screen=screen).sheets, screen)
         screen.show_json(board.summary(records, out))
         board.check(records, out)
 
@@ -110,6 +111,7 @@ def table(
     def work(screen: Screen) -> None:
         from acclimate.bench import formats, tables
         from acclimate.bench.records import read_records
+        from acclimate.bench.shown import shown
 
         if oracle:
             raise OptionError(
@@ -117,11 +119,14 @@ def table(
                 "leave out --oracle."
             )
         name = metric.replace("-", "_") if metric else None
-        sheets = tables.sheets(read_records(records), metric=name, published=published, baseline=baseline)
+        of_benches = read_records(records)
+        if form == "terminal" and not json:
+            found = shown(of_benches, records, metric=name, published=published, baseline=baseline, screen=screen)
+            _show_sheets(found.sheets, screen)
+            return
+        sheets = tables.sheets(of_benches, metric=name, published=published, baseline=baseline)
         if json:
             screen.show_json([tables.as_dict(sheet) for sheet in sheets])
-        elif form == "terminal":
-            _show_sheets(sheets, screen)
         else:
             typer.echo(formats.FORMATS[form](sheets), nl=False)
 
@@ -148,34 +153,26 @@ def choose(
 
     def work(screen: Screen) -> None:
         from acclimate.bench import choose as choosing
+        from acclimate.bench.made import costs
 
         rankings = choosing.rank(runs, task=task, screen=screen, device=device)
         if form == "csv" and not json:
             csv.writer(sys.stdout, lineterminator="\n").writerows(choosing.csv_rows(rankings))
             return
-        for ranking in rankings:
-            _show_ranking(ranking, screen)
+        of_rows = costs([run for ranking in rankings for run in ranking.runs.values()])
+        _show_sheets([choosing.as_sheet(ranking, of_rows) for ranking in rankings], screen)
         screen.show_json([choosing.as_dict(ranking) for ranking in rankings])
 
     run_command(work, json=json, quiet=quiet, debug=debug, computes=True)
-
-
-def _show_ranking(ranking: Ranking, screen: Screen) -> None:
-    from acclimate.bench import choose as choosing
-    from acclimate.bench.made import costs
-    from acclimate.cli.show import show_table
-
-    sheet = choosing.as_sheet(ranking, costs(list(ranking.runs.values())))
-    show_table(screen, sheet.title, sheet.headings, sheet.rows, *sheet.notes)
-    to_label = [ranking.images[i] for i in ranking.choice.to_label]
-    screen.show(*(f"  {screen.text(name)}" for name in to_label))
 
 
 def _show_sheets(sheets: Iterable[Sheet], screen: Screen) -> None:
     from acclimate.cli.show import show_table
 
     for sheet in sheets:
-        show_table(screen, sheet.title, sheet.headings, sheet.rows, " ".join(sheet.notes))
+        marked = [[f"{cell} <" if getattr(cell, "best", False) else str(cell) for cell in row] for row in sheet.rows]
+        told = ["<: the best of its column."] if any(cell.endswith(" <") for row in marked for cell in row) else []
+        show_table(screen, sheet.title, sheet.headings, marked, *sheet.notes, *told)
 
 
 def _listed(text: str | None) -> list[str]:

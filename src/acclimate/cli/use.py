@@ -110,7 +110,9 @@ def report(
         from acclimate.report import page
 
         if (run / "records.jsonl").exists():
-            written = bench_report.write_bench(tables.read_records([run]), out or run / "report.html")
+            written = bench_report.write_bench(
+                tables.read_records([run]), out or run / "report.html", folder=run, screen=screen
+            )
         else:
             written = page.write(run, out, method=method, backbone=backbone, track=screen.track)
         for sentence in written.left_out:

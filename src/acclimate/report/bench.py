@@ -2,42 +2,61 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from acclimate.bench import figures, tables
+from acclimate.bench import figures
+from acclimate.bench.choose import Ranking
 from acclimate.bench.records import METRICS, BenchRecord, Results
+from acclimate.bench.shown import shown
 from acclimate.methods.registry import BASELINE
+from acclimate.progress import NOBODY, Listener
 from acclimate.report.charts import ticks
 from acclimate.report.page import Report, render, written
 from acclimate.report.words import Section
 
 
-def write_bench(records: Sequence[BenchRecord], out: Path) -> Report:
+def write_bench(
+    records: Sequence[BenchRecord], out: Path, *, folder: Path | None = None, screen: Listener = NOBODY
+) -> Report:
     """Write the report of benches: their tables, every run as a dot, and the differences to source-only.
+
+    Where the target has no labels, it says what `bench.choose` finds.
 
     Args:
         records: As `bench.records.read_records` gives them.
         out: The file.
+        folder: The bench's folder, where its runs lie.
+        screen: Is shown the progress.
 
     Raises:
         DataError: The file cannot be written.
     """
     results = Results(records)
     metric = results.metrics[0]
+    found = shown(records, [folder] if folder is not None else [], screen=screen)
     page = render(
         "bench.html",
         results=results,
         benchmarks=sorted(name for name in results.benchmarks if name),
         metric=METRICS[metric],
-        sheets=tables.sheets(records),
+        sheets=found.sheets,
+        choices=[_choice(ranking) for ranking in found.rankings],
+        without_labels=len(results.without_labels),
         panels=_panels(results, metric),
         gains=_gains(results, metric),
     )
     return written(page, out, [])
+
+
+def _choice(ranking: Ranking) -> Section:
+    """What is chosen on a task without labels."""
+    task = "→".join(ranking.task)
+    return {"task": task, "chosen": ranking.choice.chosen, "reason": ranking.choice.reason, "instead": ranking.instead}
 
 
 def _panels(results: Results, metric: str) -> list[Section]:
@@ -54,6 +73,7 @@ def _panels(results: Results, metric: str) -> list[Section]:
             continue
         scale = ticks(float(np.nanmin(of_task)), float(np.nanmax(of_task)))
         rows = [_strip(name, seeds, scale) for name, seeds in zip(results.rows, of_task, strict=True)]
+        rows.sort(key=lambda row: -math.inf if row["mean"] is None else row["mean"], reverse=True)
         panels.append({"title": title, "low": scale[0], "high": scale[-1], "rows": rows})
     return panels
 
@@ -91,6 +111,6 @@ def _gains(results: Results, metric: str) -> Section | None:
             "better": gain.better,
             "pairs": gain.pairs,
         }
-        for name, gain in known.items()
+        for name, gain in sorted(known.items(), key=lambda item: item[1].mean, reverse=True)
     ]
     return {"base": base, "bound": bound, "rows": rows}
