@@ -104,7 +104,7 @@ def test_methods_lists_every_method() -> None:
     assert result.stderr == ""
     for name in registry.names():
         assert name in result.stdout
-        assert describe(name)["title"] in result.stdout
+        assert describe(name)["good_for"] in result.stdout
     assert "acclimate methods NAME" in result.stdout
 
 

@@ -62,7 +62,7 @@ class ADDA(Method):
     year = 2017
     family = "adversarial"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"ADDA": {}}
-    good_for = "a target unlike the source, with its own network"
+    good_for = "a target that needs a network of its own"
     target_only = True
     recipe: ClassVar[Mapping[str, Any]] = {"lr": 0.001, "decay": 3.0}
 

@@ -60,7 +60,7 @@ class ADR(Method):
     year = 2018
     family = "adversarial"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"ADR": {}}
-    good_for = "steady gains, in place of MCD where dropout suits"
+    good_for = "a steady gain, where there is time; one head"
     recipe: ClassVar[Mapping[str, Any]] = {"lr": 1e-3, "backbone_lr": 1.0, "weight_decay": 5e-4, "schedule": "constant"}
 
     def __init__(

@@ -57,7 +57,7 @@ class CDAN(Method):
     year = 2018
     family = "adversarial"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"CDAN": {"entropy": False}, "CDAN+E": {}}
-    good_for = "many classes, at a moderate price"
+    good_for = "large gains at a fair cost; many classes"
 
     R_f: Tensor
     R_g: Tensor

@@ -73,7 +73,7 @@ class CRST(Method):
         "CRST (MRKLD)": {"regularizer": "mrkld"},
         "CRST (LRENT)": {"regularizer": "lrent"},
     }
-    good_for = "few gains, few losses: careful self-training"
+    good_for = "a small, steady gain by careful self-training"
     recipe: ClassVar[Mapping[str, Any]] = {"weight_decay": 5e-4}
 
     def __init__(

@@ -49,7 +49,7 @@ class DAN(Method):
     year = 2015
     family = "discrepancy"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"DAN": {}}
-    good_for = "a cheap, stable alignment of features"
+    good_for = "a cheap first alignment"
     recipe: ClassVar[Mapping[str, Any]] = {"lr": 0.003, "decay": 3.0, "weight_decay": 5e-4}
 
     def __init__(

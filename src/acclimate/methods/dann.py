@@ -40,7 +40,7 @@ class DANN(Method):
     year = 2016
     family = "adversarial"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"DANN": {}}
-    good_for = "the classic; classes of equal size alone"
+    good_for = "the classic to compare with; equal class shares"
 
     def __init__(
         self, net: Network, num_classes: int, *, trade_off: float = 1.0, critic: Critic = "mlp", hidden: int = 1024

@@ -54,7 +54,7 @@ class GFK(Method):
     year = 2012
     family = "shallow"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"GFK": {}}
-    good_for = "a strong answer in seconds, without training"
+    good_for = "a steady gain in seconds, without training"
     target_only = True
 
     def __init__(

@@ -50,7 +50,7 @@ class JAN(Method):
     year = 2017
     family = "discrepancy"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"JAN": {}}
-    good_for = "a cheap alignment that knows the classes"
+    good_for = "large gains at little cost"
     recipe: ClassVar[Mapping[str, Any]] = {"lr": 0.003, "decay": 3.0, "weight_decay": 5e-4}
 
     def __init__(

@@ -47,7 +47,7 @@ class MADA(Method):
     year: ClassVar[int] = 2018
     family: ClassVar[Family] = "adversarial"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"MADA": {}}
-    good_for = "classes that mix in the target, at a price"
+    good_for = "the largest gains, where there is time; few classes"
 
     def __init__(
         self,

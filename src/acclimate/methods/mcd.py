@@ -58,7 +58,7 @@ class MCD(Method):
     year = 2018
     family = "adversarial"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"MCD": {}}
-    good_for = "steady gains where a longer training is fine"
+    good_for = "a steady gain, where there is time"
     recipe: ClassVar[Mapping[str, Any]] = {"lr": 1e-3, "backbone_lr": 1.0, "weight_decay": 5e-4, "schedule": "constant"}
 
     def __init__(

@@ -48,7 +48,7 @@ class MSTN(Method):
     year = 2018
     family = "adversarial"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"MSTN": {}}
-    good_for = "classes with clear centres"
+    good_for = "classes that form clear groups"
 
     def __init__(
         self,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
+from importlib import resources
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -112,6 +114,8 @@ def describe(method: str | type[Method]) -> dict[str, Any]:
         "paper": cls.paper,
         "year": cls.year,
         "family": cls.family,
+        "good_for": cls.good_for,
+        "measured": _measured().get(name) if origin is None else None,
         "needs": cls.needs,
         "rows": {row: dict(values) for row, values in cls.rows.items()},
         "recipe": dict(cls.recipe),
@@ -121,6 +125,14 @@ def describe(method: str | type[Method]) -> dict[str, Any]:
             for o in _options(cls).values()
         },
     }
+
+
+@cache
+def _measured() -> dict[str, dict[str, float]]:
+    """What `measurements/gains.py` made of the records of PACS: each method's cost, gain and harm, as far as known."""
+    file = resources.files("acclimate.methods") / "measured.json"
+    measured: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
+    return measured
 
 
 def parse_options(method: str | type[Method], settings: Iterable[str]) -> dict[str, Any]:

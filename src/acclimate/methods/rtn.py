@@ -50,7 +50,7 @@ class RTN(Method):
     year = 2016
     family = "discrepancy"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"RTN": {}}
-    good_for = "cheap and steady where the classes overlap"
+    good_for = "a steady gain at little cost"
     target_only = True
 
     def __init__(

@@ -55,7 +55,7 @@ class SimNet(Method):
     year = 2018
     family = "adversarial"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"SimNet": {}}
-    good_for = "classes that look alike within themselves"
+    good_for = "classes of one typical look; equal class shares"
 
     prototypes: Tensor
 

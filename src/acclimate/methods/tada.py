@@ -66,7 +66,7 @@ class TADA(Method):
         "TADA (local+global)": {},
         "TADA": {},
     }
-    good_for = "images where some regions do not transfer"
+    good_for = "images in which only some regions transfer"
     needs: ClassVar[Level] = "map"
 
     def __init__(

@@ -61,7 +61,7 @@ class TCA(Method):
     year = 2011
     family = "shallow"
     rows: ClassVar[Mapping[str, Mapping[str, Any]]] = {"TCA": {}}
-    good_for = "a quick first look at small data"
+    good_for = "a first look at little data"
 
     def __init__(
         self,
