@@ -35,6 +35,8 @@ _NAMES = {
     "runs.use": ("load",),
     "settings": ("Recipe", "Settings"),
     "training": ("Checkpoint", "Step", "train"),
+    "trust": ("validators",),
+    "trust.validators": ("make_validator_scorer",),
 }
 _HOME = {name: f"acclimate.{module}" for module, names in _NAMES.items() for name in names}
 
@@ -82,11 +84,15 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from acclimate.training import Checkpoint as Checkpoint
     from acclimate.training import Step as Step
     from acclimate.training import train as train
+    from acclimate.trust import validators as validators
+    from acclimate.trust.validators import make_validator_scorer as make_validator_scorer
 else:  # what they must not see, or they would take any name for a public one
     __all__ = ["__version__", *_HOME]
 
     def __getattr__(name: str) -> Any:
         # Imported when it is asked for, so that importing the package imports no torch, and a command's help neither.
+        if name == "validators":  # a module, which its package does not have before it is imported
+            return import_module("acclimate.trust.validators")
         if name in _HOME:
             return getattr(import_module(_HOME[name]), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

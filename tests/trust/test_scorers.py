@@ -84,6 +84,21 @@ def test_it_scores_the_estimator_alone_and_at_the_end_of_a_pipeline() -> None:
     assert make_validator_scorer("source_accuracy")(pipe, X, y) == pipe.score(X, y)
 
 
+def test_a_grid_search_over_a_pipeline_scores_the_target_as_its_steps_made_it() -> None:
+    X, y, X_target = domains()
+    scorer = make_validator_scorer("im")
+    with sklearn.config_context(enable_metadata_routing=True):
+        model = AdaptiveClassifier(method="source_only", batch_size=8, bottleneck=4, random_state=0)
+        pipe = make_pipeline(StandardScaler(), model.set_fit_request(X_target=True), transform_input=["X_target"])
+        grid = {"adaptiveclassifier__steps": [1, 40]}
+        search = GridSearchCV(pipe, grid, scoring=scorer, cv=2).fit(X, y, X_target=X_target)
+    assert search.best_params_ == {"adaptiveclassifier__steps": 40}
+    best = search.best_estimator_
+    scaled = best[0].transform(X_target)
+    assert np.allclose(best[-1].X_target_, scaled)
+    assert scorer(best) == VALIDATORS["im"](Evidence(p_target=best[-1].predict_proba(scaled)))
+
+
 def test_a_scorer_can_be_sent_to_another_process() -> None:
     scorer = make_validator_scorer("im_shares", shares=[0.5, 0.5], seed=3)
     assert pickle.loads(pickle.dumps(scorer)) == scorer  # noqa: S301
