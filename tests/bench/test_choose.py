@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import shutil
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from acclimate.screen import Screen
 from acclimate.trust.validators import VALIDATORS
 from tiny import refused, succeeds, vectors
 
@@ -46,6 +48,7 @@ options = { dim = 2 }
 [[row]]
 name = "DAN"
 """
+ONE_TASK = '[data]\ntasks = ["S-T"]\n\n[data.domains]'
 N = 24
 TRUTH = np.arange(N) % 3
 CLASSES = ("a", "b", "c")
@@ -224,6 +227,17 @@ def test_leaders_that_differ_leave_it_undecided_with_images_to_label(bench: Path
     assert shown.endswith(f"To label: {', '.join(ranking['to_label'])}.\n")
 
 
+def test_seeds_of_a_row_are_candidates_of_their_own_with_one_vote(bench: Path) -> None:
+    again = bench.parent / "again"
+    text = GRID.replace("seeds = [0]", "seeds = [0, 1]").replace("[data.domains]", ONE_TASK)
+    for side, shift in {"source": 0.0, "target": 0.5}.items():
+        vectors(bench.parent / f"{side}.npz", shift=shift)
+    (bench.parent / "grid.toml").write_text(text, encoding="utf-8")
+    succeeds("bench", bench.parent / "grid.toml", "--out", again, "-q")
+    names = {c["name"]: (c["row"], c["seed"]) for c in chosen(again)["candidates"]}
+    assert names == {f"{row}, seed {seed}": (row, seed) for row in SOUND for seed in (0, 1)}
+
+
 # --- the held-out source -------------------------------------------------------------------------------------------
 
 
@@ -322,9 +336,7 @@ def unlabelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unlabelled")
     vectors(folder / "source.npz")
     vectors(folder / "target.npz", shift=0.5, labelled=False)
-    text = GRID.replace("[data.domains]", '[data]\ntasks = ["S-T"]\n\n[data.domains]').replace(
-        "steps = 4", "steps = 60"
-    )
+    text = GRID.replace("[data.domains]", ONE_TASK).replace("steps = 4", "steps = 60")
     (folder / "grid.toml").write_text(text, encoding="utf-8")
     return folder
 
@@ -366,3 +378,29 @@ def test_a_labelled_bench_is_sorted_for_people_and_says_what_rows_cost(made: Pat
     plain = succeeds("table", made, "--format", "markdown").stdout.splitlines()
     assert [line.split("|")[1].strip() for line in plain[4:9]] == list(SOUND)
     assert "cost" not in plain[2]
+
+
+# --- the study of the validators -----------------------------------------------------------------------------------
+
+
+def test_the_study_compares_what_is_put_first_with_the_labels(bench: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(bench, SOUND)
+    says(bench, SOUND, task="T-S")
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "measurements"))
+    page = importlib.import_module("validators").page([bench], Screen(quiet=True))
+    accuracy = {
+        task: {row: 100 * record_of(bench, row, task)["scores"]["accuracy"] for row in SOUND} for task in ("S-T", "T-S")
+    }
+    regrets = [max(of_task.values()) - of_task["DANN"] for of_task in accuracy.values()]
+    rows = {line.split("|")[1].strip(): line.split("|")[2:] for line in page.splitlines() if line.startswith("| ")}
+    first = [cell.strip() for cell in rows["**gates, then vote: `acclimate choose`**"]]
+    assert first[:2] == [f"{np.mean(regrets):.1f}", f"{max(regrets):.1f}"]
+    assert first[4:6] == [f"{regret:.1f}" for regret in regrets]
+    unadapted = [max(of_task.values()) - of_task["source-only"] for of_task in accuracy.values()]
+    assert rows["always source-only"][0].strip() == f"{np.mean(unadapted):.1f}"
+    assert any(name.endswith(", in hindsight") for name in rows)
+    assert "2 groups, seeds 0." in page
+
+
+def record_of(bench: Path, row: str, task: str) -> dict[str, Any]:
+    return dict(json.loads((run_of(bench, row, task) / "record.json").read_text(encoding="utf-8")))
