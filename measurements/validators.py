@@ -29,6 +29,7 @@ from acclimate.trust.validators import VALIDATORS
 from speed import put_out
 
 HARM = 1.0  # points below source-only
+SUM = ("vote", "frozen_class_ami")  # what the candidates say together, and what the frozen features say
 ALWAYS = 3  # rows that are shown as taken always, the best of all in hindsight
 
 
@@ -83,11 +84,12 @@ def _percent(run: Made) -> float:
     return 100 * run.record.scores.accuracy
 
 
-def picked_by(validator: str) -> Pick:
-    """The accuracy of the candidate that a validator puts first; no gate keeps any out."""
+def picked_by(*validators: str) -> Pick:
+    """The accuracy of the candidate that a validator, or the sum of several, puts first; no gate keeps any out."""
 
     def pick(group: Group) -> float | None:
-        scores = {j.name: j.scores[validator] for j in group.ranking.choice.candidates if validator in j.scores}
+        judged = [j for j in group.ranking.choice.candidates if j.scores.keys() >= {*validators}]
+        scores = {j.name: sum(j.scores[validator] for validator in validators) for j in judged}
         if len(scores) < LEAST_CANDIDATES:
             return None
         return group.accuracy[max(scores, key=lambda name: scores[name])]
@@ -170,12 +172,14 @@ def correlation(validator: str, found: Sequence[Group]) -> float | None:
 
 def table(found: Sequence[Group]) -> str:
     """Markdown: every validator, and what they are compared with, the least mean regret first within each part."""
-    rows = dict.fromkeys(run.row for group in found for run in group.ranking.runs.values())
+    of_groups = [{run.row for run in group.ranking.runs.values()} for group in found]
+    everywhere = sorted(set.intersection(*of_groups))  # a row that some groups lack could not be compared
     base = {run.row for group in found for run in group.ranking.runs.values() if run.method == BASELINE}
     by_label_free = [line(name, picked_by(name), found, correlation(name, found)) for name in VALIDATORS]
     by_label_free += [line("**gates, then vote: `acclimate choose`**", first, found)]
+    by_label_free += [line(" + ".join(SUM), picked_by(*SUM), found)]
     in_hindsight = sorted(
-        _known(line(f"always {row}", always(row), found) for row in rows if row not in base), key=_mean
+        _known(line(f"always {row}", always(row), found) for row in everywhere if row not in base), key=_mean
     )
     others = [
         line("consensus of its members", lambda group: group.consensus, found),
