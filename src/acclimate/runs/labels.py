@@ -19,6 +19,7 @@ from acclimate.evaluation.labels import Row, Todo, hashed, labelled, read_labels
 from acclimate.methods import registry
 from acclimate.runs.directory import MEMBERS, baseline
 from acclimate.runs.files import read_predictions
+from acclimate.runs.frozen import place
 from acclimate.runs.record import RunRecord, read_record
 from acclimate.trust import labels as trust
 from acclimate.trust.labels import Choice, Comparison, Draw, Estimate
@@ -211,7 +212,7 @@ def images(model: Model, names: Sequence[str]) -> Domain | None:
         DataError: They are no longer there.
     """
     origin = model.record.settings["target"]
-    target = read_target(_place(model.record, origin))
+    target = read_target(place(model.record, origin))
     if target.kind == "vectors":
         return None
     position = {name: i for i, name in enumerate(target.names)}
@@ -219,12 +220,6 @@ def images(model: Model, names: Sequence[str]) -> Domain | None:
     if missing or (target.kind != "files" and target.fingerprint() != model.record.data.target.fingerprint):
         raise DataError(f"{origin} has changed since the run: not all of the images that it classified are there.")
     return target.select([position[name] for name in names])
-
-
-def _place(record: RunRecord, path: str) -> Path:
-    """Where a path of the settings leads from the folder that the run was started in, or else from this one."""
-    place = Path(record.data.paths_start_from, path)
-    return place if place.exists() or place.parent.is_file() else Path(path)  # a part of an .npz lies below a file
 
 
 def _models(runs: Sequence[Path], purpose: Purpose) -> tuple[Model, ...]:
