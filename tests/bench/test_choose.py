@@ -265,6 +265,19 @@ def test_a_method_that_predicts_for_the_target_alone_is_not_judged_by_source_ima
     assert ranking["notes"] == ["Not judged by source images, as they predict for the target alone: GFK."]
 
 
+def test_a_bench_that_holds_a_part_of_the_source_out(tmp_path: Path) -> None:
+    vectors(tmp_path / "source.npz", n=60)
+    vectors(tmp_path / "target.npz", shift=0.5)
+    text = GRID.replace("[data.domains]", ONE_TASK).replace("steps = 4", "steps = 4\nhold_out = 0.2")
+    (tmp_path / "grid.toml").write_text(text, encoding="utf-8")
+    succeeds("bench", tmp_path / "grid.toml", "--out", tmp_path / "bench", "-q")
+    ranking = chosen(tmp_path / "bench")
+    judged = {c["name"] for c in ranking["candidates"] if "source_accuracy" in c["scores"]}
+    assert judged == {"source-only", "DANN", "weak", "DAN"}
+    assert all("frozen_reverse_accuracy" in c["scores"] for c in ranking["candidates"])
+    assert ranking["notes"] == ["Not judged by source images, as they predict for the target alone: GFK."]
+
+
 def test_a_damaged_file_of_held_out_predictions(bench: Path) -> None:
     (run_of(bench, "DAN") / "source_predictions.csv").write_text("path,label\n1,a\n", encoding="utf-8")
     assert "source_predictions.csv is damaged or was altered" in refused("choose", bench)
@@ -325,6 +338,12 @@ def test_runs_that_fit_made_with_source_only_beside_them(tmp_path: Path) -> None
     assert ranking["task"] == "s-t"
     assert {c["name"] for c in ranking["candidates"]} == {str(tmp_path / "dann" / "source_only"), *map(str, runs)}
     assert ranking["instead"].count("jan") == 1
+    together = shutil.copytree(tmp_path / "jan", tmp_path / "together")
+    record = json.loads((together / "record.json").read_text(encoding="utf-8"))
+    record["settings"]["method"] = record["model"]["method"] = "consensus"
+    (together / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    (again,) = json.loads(succeeds("choose", *runs, together, "--json").stdout)
+    assert again == ranking  # the consensus is no candidate beside those that it is made of
 
 
 # --- a bench without labels ----------------------------------------------------------------------------------------
