@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 from rich.console import Console
 
 from acclimate import screen as screens
-from acclimate.cli.show import show_changes, show_files, show_scores
+from acclimate.cli.show import show_changes, show_files, show_run, show_scores
 from acclimate.evaluation.scores import Scores, changes
 from acclimate.progress import Track
+from acclimate.runs.record import FindingRecord, RunRecord, read_record, write_record
 from acclimate.screen import Screen
+from recorded import run_record
+from tiny import succeeds, vectors
 
 
 def test_importing_imports_neither_torch_nor_scikit_learn() -> None:
@@ -344,3 +348,75 @@ def test_files_of_a_run(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> N
         "  predictions.csv    the target's images: class, confidence, probabilities",
         "  model.safetensors  the model's weights",
     ]
+
+
+# The closing lines of a fit
+
+
+def closing_lines(record: RunRecord, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    show_run(record, Path("runs/a"), Screen())
+    return capsys.readouterr().out.splitlines()
+
+
+def warned(record: RunRecord) -> RunRecord:
+    """A record with a bound, a note and a warning, in this order."""
+    assert record.trust is not None
+    found = [
+        FindingRecord(check="bound", level="fact", sentence="It cannot have moved.", figures={}),
+        FindingRecord(check="settled", level="note", sentence="It had not settled.", figures={}),
+        FindingRecord(check="collapse", level="warning", sentence=f"It hardly predicts {NASTY}.", figures={}),
+    ]
+    told = {"verdict": "look before you use it", "level": "warning", "findings": tuple(found)}
+    return structs.replace(record, trust=structs.replace(record.trust, **told))
+
+
+def test_the_verdict_comes_first_then_warnings_and_notes_then_the_estimate(capsys: pytest.CaptureFixture[str]) -> None:
+    for scores in (None, run_record().scores):
+        lines = closing_lines(structs.replace(warned(run_record()), scores=scores), capsys)
+        assert lines[1:6] == [
+            "Look before you use it.",
+            f"Warning: It hardly predicts {SHOWN}.",
+            "Note: It had not settled.",
+            "Estimated without labels: about 80 % of the images are classified correctly, range 60 to 95 %.",
+            "It cannot have moved.",
+        ]
+        assert "how often the members agree: two of them say the same class for 70 %" in lines[6]
+        text = "\n".join(lines)
+        assert ("Accuracy on the target in %" in text) == (scores is not None)
+        assert ("which have no labels" in text) == (scores is None)
+
+
+def test_members_are_shown_with_the_best_marked_where_labels_tell(capsys: pytest.CaptureFixture[str]) -> None:
+    record = run_record()
+    assert record.trust is not None
+    lines = closing_lines(record, capsys)
+    start = next(n for n, line in enumerate(lines) if line.startswith("Member  "))
+    assert lines[start].split() == ["Member", "with", "others", "with", "result", "Accuracy", "Training"]
+    assert lines[start + 2].split() == ["source-only", "50.0", "75.0", "best", "75.0", "2", "s"]
+    assert lines[start + 3].split() == ["JAN", "50.0", "62.5", "75.0", "2", "s"]
+    assert lines[start + 4] == "CRST has no vote: Training diverged."
+    blind = tuple(structs.replace(member, accuracy=None) for member in record.trust.members)
+    lines = closing_lines(structs.replace(record, trust=structs.replace(record.trust, members=blind)), capsys)
+    assert "Accuracy" not in next(line for line in lines if line.startswith("Member  "))
+    assert not any("best" in line for line in lines)
+
+
+def test_a_run_that_nobody_judged_shows_its_figures_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = closing_lines(structs.replace(run_record(), trust=None), capsys)
+    assert lines[1].startswith("Accuracy on the target in %")
+
+
+def test_predict_repeats_a_warning_in_one_line(tmp_path: Path) -> None:
+    source, target = vectors(tmp_path / "s.npz"), vectors(tmp_path / "t.npz", shift=0.5)
+    run = tmp_path / "run"
+    succeeds("fit", "--source", source, "--target", target, "--out", run, "--method", "source_only", "--steps", "5")
+    record = read_record(run / "record.json")
+    predict = ("predict", run, target, "--out", tmp_path / "p.csv")
+    assert "Warning" not in succeeds(*predict).stderr
+    write_record(run / "record.json", structs.replace(record, trust=warned(run_record()).trust))
+    (line,) = (line for line in succeeds(*predict).stderr.splitlines() if line.startswith("Warning: "))
+    assert "look before you use it" in line
+    assert SHOWN in line
+    assert "1 more" in line
+    (run / "record.json").unlink()  # the model alone is enough
+    assert "Warning" not in succeeds(*predict).stderr

@@ -10,15 +10,17 @@ from rich import box
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from acclimate.evaluation.scores import Changes, Scores
 from acclimate.methods import registry
+from acclimate.runs import summary
 from acclimate.runs.files import RUN_FILES
 from acclimate.schema import as_json
 from acclimate.screen import WIDEST, Screen
 
 if TYPE_CHECKING:
-    from acclimate.runs.record import RunRecord
+    from acclimate.runs.record import RunRecord, Trust
 
 MOST_CLASSES = 20  # of a confusion matrix on the screen
 
@@ -280,8 +282,10 @@ def _table(first: str, *others: str) -> Table:
 
 
 def show_run(record: RunRecord, out: Path, screen: Screen) -> None:
-    """Show the results of a fit."""
+    """Show the results of a fit: first how far to trust it, then its figures."""
     name, compare = registry.shown(record.model.method), record.compare
+    if record.trust is not None:
+        _show_trust(record, record.trust, screen)
     if record.scores is not None:
         before = {compare.method: Scores.of(compare.scores)} if compare is not None and compare.scores else {}
         show_scores(screen, {**before, name: Scores.of(record.scores)})
@@ -289,3 +293,34 @@ def show_run(record: RunRecord, out: Path, screen: Screen) -> None:
         show_changes(screen, compare.changes, record.model.classes, compare.method, name)
     show_files(screen, out)
     screen.show_json(as_json(record))
+
+
+def _show_trust(record: RunRecord, trust: Trust, screen: Screen) -> None:
+    """The verdict, and what it rests on."""
+    verdict = f"{trust.verdict[0].upper()}{trust.verdict[1:]}"
+    lines = [summary.estimated(trust.estimate)] if trust.estimate is not None else []
+    lines += [sentence for sentence in (summary.bound(trust), summary.rests_on(trust, record.settings)) if sentence]
+    found = [f"{finding.level.capitalize()}: {finding.sentence}" for finding in summary.alarms(trust)]
+    screen.show("", Text(f"{verdict}.", style="bold"), *(screen.text(line) for line in [*found, *lines]))
+    if trust.members:
+        screen.show("\nMembers, and the share of the target's images in % on which they agree\n")
+        screen.show(_members(trust, screen.text))
+        for member in trust.members:
+            if member.failed is not None:
+                screen.show(screen.text(f"{member.name} has no vote: {member.failed}"))
+
+
+def _members(trust: Trust, text: Callable[[str], str]) -> Table:
+    """A row a member, the best first; the best is marked where labels say which it is."""
+    members = [member for member in summary.by_merit(trust.members) if member.failed is None]
+    scored = any(member.accuracy is not None for member in members)
+    table = _table("Member", "with others", "with result", *(["Accuracy"] if scored else []), "Training")
+    for nth, member in enumerate(members):
+        accuracy = [f"{'best  ' if nth == 0 else ''}{_percent(member.accuracy)}"] if scored else []
+        shares = (_percent(member.agreement), _percent(member.with_result))
+        table.add_row(text(member.name), *shares, *accuracy, f"{member.seconds:.0f} s")
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return f"{100 * share:.1f}" if share is not None else "-"

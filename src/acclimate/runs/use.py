@@ -20,6 +20,8 @@ from acclimate.model import Model
 from acclimate.networks.backbones import BackboneSource
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs.files import RUN_FILES, write_predictions
+from acclimate.runs.record import read_record
+from acclimate.runs.summary import caution
 
 MOST_WARNINGS = 10  # of images that cannot be read, one by one
 
@@ -78,6 +80,7 @@ def predict_images(
     """
     _check_table(out, run, data)
     model = load(run, device, method=method, backbone=backbone)
+    _pass_on_warning(run, screen)
     found = read_target(data)
     probabilities, broken = _predicted(model, found, screen)
     domain = found.select(broken.readable)
@@ -132,6 +135,16 @@ def evaluate_images(
         )
     probabilities, broken = _predicted(model, domain, screen)
     return registry.shown(model.spec.method), score(probabilities, answers.select(broken.readable), model.spec.classes)
+
+
+def _pass_on_warning(run: Path, screen: Listener) -> None:
+    """Repeat the warning of a run, where its record lies beside the model: a model alone predicts as well."""
+    try:
+        sentence = caution(read_record(run / "record.json"))
+    except DataError:
+        return
+    if sentence is not None:
+        screen.warn(sentence)
 
 
 def _predicted(model: Model, domain: Domain, screen: Listener) -> tuple[Probabilities, BrokenImages]:
