@@ -13,6 +13,7 @@ from acclimate.report.run import Run
 from acclimate.report.words import Section, number
 from acclimate.runs.files import Metrics
 from acclimate.runs.masks import mask_figures
+from acclimate.runs.summary import by_merit
 
 MOST_CLASSES = 20  # of a confusion matrix
 
@@ -39,6 +40,42 @@ def per_class(run: Run) -> list[Section]:
 
 def _difference(old: float | None, new: float | None) -> float | None:
     return None if old is None or new is None else new - old
+
+
+def members(run: Run) -> Section | None:
+    """The members of a consensus, the best first: how far they agree, how accurate they are, how long they took."""
+    trust = run.record.trust
+    if trust is None or not trust.members:
+        return None
+    ordered = by_merit(trust.members)
+    scored = any(member.accuracy is not None for member in ordered)
+    return {
+        "rows": [
+            {"member": member, "best": scored and nth == 0, "failed": member.failed}
+            for nth, member in enumerate(ordered)
+        ],
+        "scored": scored,
+        "result": run.scores.accuracy if run.scores is not None else None,
+    }
+
+
+def shares(run: Run) -> Section | None:
+    """How large a part of the target each class is: as predicted, as estimated, and where there are labels in truth."""
+    trust = run.record.trust
+    if trust is None or not trust.shares:
+        return None
+    scores = run.scores if not run.tested else None
+    truth = [of_class.count / scores.n for of_class in scores.per_class] if scores is not None else None
+    ends = [share.bbse[2] if share.bbse is not None else 0.0 for share in trust.shares]
+    return {
+        "rows": [
+            {"share": share, "truth": truth[k] if truth is not None else None} for k, share in enumerate(trust.shares)
+        ],
+        "estimated": any(share.bbse is not None for share in trust.shares),
+        "labelled": truth is not None,
+        "scale": max(*ends, *(share.predicted for share in trust.shares), *(truth or ())),
+        "rough": trust.rough,
+    }
 
 
 def confusion(run: Run) -> list[Section] | None:
@@ -79,12 +116,13 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 24  # its margins
 
 def curves(metrics: Sequence[Metrics]) -> list[Section]:
     """A chart for each term of the objectives and each figure of the masks, and one for the learning rate."""
+    if len(metrics) < 2:
+        return []  # as of a method that solves for its weights at once
     points: dict[str, list[tuple[int, float]]] = {}
     for line, figures in zip(metrics, mask_figures([line.masks for line in metrics]), strict=True):
         for name, value in {**line.terms, **figures}.items():
             points.setdefault(name, []).append((line.step, value))
-    if metrics:
-        points["learning rate"] = [(line.step, line.lr) for line in metrics]
+    points["learning rate"] = [(line.step, line.lr) for line in metrics]
     begins = [(a.step, b.stage) for a, b in pairwise(metrics) if a.stage != b.stage]
     return [_curve(name, of_it, begins, metrics[-1].step) for name, of_it in points.items()]
 

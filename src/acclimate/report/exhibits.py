@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,7 @@ SCALE, MARGIN = 1000, 20  # side of the embedding's plane and what stays free, i
 def exhibits(
     run: Run,
     data: Data | None,
+    votes: Mapping[str, Indices],
     left_out: list[str],
     track: Track,
     *,
@@ -59,12 +60,13 @@ def exhibits(
     Args:
         run: The run.
         data: Its data; None where they are no longer what they were.
+        votes: What the members of a consensus predict, as `read_votes` gives it.
         left_out: Gets a sentence for each thing that cannot be shown.
         track: Shows the progress.
         method: The run's method again, as for `Model.load`.
         backbone: The run's backbone again, as for `Model.load`.
     """
-    sections: Section = dict.fromkeys(("embedding", "sheet", "galleries", "looks", "masks", "cloud"))
+    sections: Section = dict.fromkeys(("embedding", "sheet", "first", "galleries", "looks", "masks", "cloud"))
     try:
         model = Model.load(run.folder, method=method, backbone=backbone)
         other = baseline(run.folder) if run.before is not None else None
@@ -78,6 +80,7 @@ def exhibits(
     try:
         sections |= _embedding(run, data, model, before, track)
         if data.pictured:
+            sections["first"] = _first(run, data, votes)
             sections["galleries"] = _galleries(run, data)
             sections["looks"] = _looks(run, data, model, before)
     except AcclimateError as error:
@@ -164,6 +167,20 @@ def _both_features(model: Model, x_s: Inputs, x_t: Inputs) -> tuple[Array, Array
     return f_s, features(model.method, x_t, "target", device=model.device)
 
 
+def _first(run: Run, data: Data, votes: Mapping[str, Indices]) -> list[Section]:
+    """The images to look at first, with how many members say what."""
+    chosen = run.doubtful[:GALLERY].tolist()
+    said = np.stack(list(votes.values())) if votes else np.empty((0, len(run.names)), dtype=np.int64)
+    return [{**_card(run, data, i), "votes": _tally(said[:, i], run.classes)} for i in chosen]
+
+
+def _tally(said: Indices, classes: Sequence[str]) -> list[tuple[str, int]]:
+    """The classes that members say of an image, and how many do, the most frequent first."""
+    counts = np.bincount(said, minlength=len(classes))
+    order = np.argsort(-counts, kind="stable")
+    return [(classes[k], int(counts[k])) for k in order.tolist() if counts[k]]
+
+
 def _galleries(run: Run, data: Data) -> list[Section]:
     """Images by what the model makes of them."""
     order = np.argsort(-run.confidence, kind="stable")
@@ -177,7 +194,6 @@ def _galleries(run: Run, data: Data) -> list[Section]:
         wrong = order[known & (run.predicted[order] != data.answers[order])]
         chosen.append(("Confident and wrong", "The mistakes of which the model is most certain.", wrong))
     chosen.append(("Most confident", "The most certain image of each class in turn.", _by_class(run, order)))
-    chosen.append(("Least confident", "The images between classes.", order[::-1]))
     galleries = []
     for title, note, positions in chosen:
         cards = [_card(run, data, i) for i in positions[:GALLERY].tolist()]

@@ -16,10 +16,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from acclimate.errors import DataError
 from acclimate.files import write_whole
 from acclimate.progress import Track, silent
-from acclimate.report.charts import confusion, confusions, curves, per_class
+from acclimate.report.charts import confusion, confusions, curves, members, per_class, shares
+from acclimate.report.doubts import doubts
 from acclimate.report.exhibits import exhibits
-from acclimate.report.run import Run, read_data
-from acclimate.report.words import answer, made, number, percent, points, shown, trust
+from acclimate.report.run import Run, read_data, read_votes
+from acclimate.report.words import answer, domain_error, labelling, made, number, percent, points, shown, trusted
 
 
 class Report(NamedTuple):
@@ -55,17 +56,22 @@ def write(
     finished = Run.read(run)
     left_out: list[str] = []
     data = read_data(finished, left_out)
+    votes = read_votes(finished, left_out)
     page = render(
         "run.html",
         run=finished,
         answer=answer(finished),
-        trust=[sentence.replace(" %", "\N{NO-BREAK SPACE}%") for sentence in trust(finished, data)],
+        trust=[sentence.replace(" %", "\N{NO-BREAK SPACE}%") for sentence in trusted(finished, data)],
+        commands=labelling(finished),
+        members=members(finished),
         per_class=per_class(finished),
+        shares=shares(finished),
+        doubts=doubts(finished, votes, data.answers if data is not None else None),
         confusion=confusion(finished),
         confusions=confusions(finished),
         curves=curves(finished.metrics),
-        domain_error=finished.record.domain_error,
-        **exhibits(finished, data, left_out, track, method=method, backbone=backbone),
+        domain_error=domain_error(finished),
+        **exhibits(finished, data, votes, left_out, track, method=method, backbone=backbone),
         made=made(finished),
         left_out=left_out,
     )

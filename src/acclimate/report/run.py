@@ -31,6 +31,7 @@ class Run:
         names: N names of the target's items.
         after: Their class probabilities (N, K).
         before: The same from source-only, where the run was compared with it.
+        reliability: (N,) the share of a consensus's members that agree with its result; None for other methods.
         metrics: The lines of metrics.jsonl.
         skipped: Names and reasons of the images that were left out.
     """
@@ -42,6 +43,7 @@ class Run:
     before: Probabilities | None
     metrics: list[Metrics]
     skipped: list[tuple[str, str]]
+    reliability: npt.NDArray[np.float64] | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -65,6 +67,7 @@ class Run:
             before,
             metrics,
             read_skipped(folder / "skipped.csv"),
+            predictions.reliability,
         )
 
     @property
@@ -109,6 +112,16 @@ class Run:
         confidence: npt.NDArray[np.float64] = self.after.max(1)
         return confidence
 
+    @cached_property
+    def doubtful(self) -> Indices:
+        """The positions (N,) of the items, the one to look at first at the front.
+
+        That is the one on whose class fewest members agree, and among equals, or without members, the one with the
+        lowest confidence.
+        """
+        agree = self.reliability if self.reliability is not None else np.zeros(len(self.names))
+        return np.lexsort((self.confidence, agree))
+
     def counts(self, predicted: Indices) -> list[int]:
         """How many of the predictions are of each class."""
         counts: list[int] = np.bincount(predicted, minlength=len(self.classes)).tolist()
@@ -129,6 +142,28 @@ class Run:
         """The same of source-only."""
         compare = self.record.compare
         return Scores.of(compare.scores) if compare is not None and compare.scores is not None else None
+
+
+def read_votes(run: Run, left_out: list[str]) -> dict[str, Indices]:
+    """What each member of a consensus predicts, (N,) positions in the classes, by its name; empty for other methods.
+
+    Without the members' folders there is a sentence in their place.
+    """
+    votes: dict[str, Indices] = {}
+    position = {name: k for k, name in enumerate(run.classes)}
+    for member in run.record.trust.members if run.record.trust is not None else ():
+        if member.failed is not None:
+            continue
+        try:
+            path = run.folder / member.folder / "predictions.csv"
+            said = read_predictions(path, len(run.names), len(run.classes))
+            if said.names != run.names or not {*said.predicted} <= position.keys():
+                raise DataError(f"{path} is of other images or classes than the run.")
+        except DataError as error:
+            left_out.append(f"What each member says of each image is not shown: {error}")
+            return {}
+        votes[member.name] = np.array([position[name] for name in said.predicted], dtype=np.int64)
+    return votes
 
 
 @dataclass(frozen=True, eq=False)

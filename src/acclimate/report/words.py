@@ -6,11 +6,12 @@ import shlex
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
-import numpy as np
 from msgspec import structs
 
 from acclimate.evaluation import scores as analysis
 from acclimate.report.run import Data, Run
+from acclimate.runs import summary
+from acclimate.runs.record import AccuracyEstimate, Trust
 
 Section: TypeAlias = dict[str, Any]
 
@@ -44,36 +45,40 @@ def number(value: float) -> str:
 
 
 def answer(run: Run) -> Section:
-    """The first thing to know: accuracy before and after, or what changed where there are no labels."""
-    scores, before = run.scores, run.scores_before
+    """The first thing to know: the accuracy, or without labels the verdict and what it rests on."""
+    scores, before, trust = run.scores, run.scores_before, run.record.trust
     answer: Section = {
         "labelled": scores is not None,
         "tested": run.tested,
         "n": len(run.names),
         "compared": run.before is not None,
+        "verdict": trust.verdict if trust is not None else None,
+        "level": trust.level if trust is not None else None,
+        "estimate": trust.estimate if trust is not None else None,
+        "bound": summary.bound(trust) if trust is not None else None,
+        "rests_on": summary.rests_on(trust, run.record.settings) if trust is not None else None,
+        "alarms": summary.alarms(trust),
     }
     if scores is not None:
         answer |= {"n": scores.n, "after": scores.accuracy, "mean_per_class": scores.mean_per_class}
         if before is not None:
             answer |= {"before": before.accuracy, "change": scores.accuracy - before.accuracy}
-    elif run.predicted_before is not None:
-        answer |= {"changed": float(np.mean(run.predicted != run.predicted_before))}
     return answer
 
 
-def trust(run: Run, data: Data | None) -> Iterator[str]:
+def trusted(run: Run, data: Data | None) -> Iterator[str]:
     """How far to trust the predictions, in plain words."""
-    confident = float(run.confidence.mean())
+    confident, trust = float(run.confidence.mean()), run.record.trust
     if run.scores is None:
         yield (
             "The target has no labels, so nobody knows how many predictions are right, and nothing on this page "
             f"measures it. The mean confidence, {percent(confident)} %, is what the model believes of itself."
         )
+        yield from _doubts(run)
         yield (
-            "To know, draw 100 images at random, put them into class folders, and run acclimate evaluate on them: "
-            "that tells the accuracy to within about 10 points."
+            "To know, label some images: the first of these commands draws 50 and writes a page on which you click "
+            "their classes, the second tells the accuracy with an interval."
         )
-        yield _unsure(run)
         return
     scores = run.scores
     correct = int(scores.confusion.trace())
@@ -107,15 +112,70 @@ def trust(run: Run, data: Data | None) -> Iterator[str]:
         f"It is weakest on “{shown(worst.name, 40)}”, of which {percent(worst.accuracy)} % are right; the mean over "
         f"the classes is {percent(scores.mean_per_class)} %."
     )
+    if trust is not None and trust.estimate is not None:
+        yield _checked(trust, trust.estimate, scores.accuracy, run)
     yield "The labels of the target were used for these figures alone: not in training, and not to choose a step."
 
 
-def _unsure(run: Run) -> str:
-    unsure = int((run.confidence < 0.5).sum())
+def labelling(run: Run) -> list[list[str]]:
+    """The commands that tell the accuracy from a few labels; none where there are labels."""
+    if run.scores is not None:
+        return []
+    folder = shlex.quote(str(run.folder))
+    return [
+        ["acclimate", "label", folder, "--n 50", "--out labels"],
+        ["acclimate", "evaluate", folder, "--labels labels/labels.csv"],
+    ]
+
+
+def _checked(trust: Trust, estimate: AccuracyEstimate, accuracy: float, run: Run) -> str:
+    """How good the estimate was that needed no label."""
+    off = 100 * (round(estimate.value, 2) - accuracy)
+    within = estimate.low <= accuracy <= estimate.high
     return (
-        f"{unsure:,} of {len(run.names):,} images ({percent(unsure / len(run.names))} %) have a confidence below "
-        "50 %: look at these first."
+        f"The estimate without labels was {percent(estimate.value, 0)} %, {abs(off):.1f} points too "
+        f"{'high' if off > 0 else 'low'}; the accuracy lies {'in' if within else 'outside'} its range. "
+        f"{summary.rests_on(trust, run.record.settings)}"
     )
+
+
+def _doubts(run: Run) -> Iterator[str]:
+    """How many images are in doubt."""
+    N, trust = len(run.names), run.record.trust
+    if run.reliability is not None:
+        odds = int((run.reliability <= 0.5).sum())
+        yield (
+            f"Of {odds:,} of the {N:,} images ({percent(odds / N)} %), half of the members or more say another class: "
+            "look at these first."
+        )
+    else:
+        unsure = int((run.confidence < 0.5).sum())
+        yield (
+            f"{unsure:,} of {N:,} images ({percent(unsure / N)} %) have a confidence below 50 %: look at these first."
+        )
+    if trust is not None and trust.unfamiliar:
+        yield (
+            f"{percent(trust.unfamiliar)} % of the images look like no class of the source. They are given one all the "
+            "same."
+        )
+
+
+FEATURES = {
+    "f": "the features",
+    "h": "the features together with the predicted classes",
+    "f_hat_d": "the features that the classifier reads, without what tells the domains apart",
+    "f_hat_c": "the features that were to become alike, with what tells the classes apart",
+    "M_s": "the features of the source’s network",
+    "M_t": "the features of the target’s network",
+}
+"""What the discriminators read, by the name that the method's equations give it."""
+
+
+def domain_error(run: Run) -> list[Section]:
+    """The errors of the method's discriminators, with words for what they read."""
+    return [
+        {"name": name, "words": FEATURES.get(name), "error": error} for name, error in run.record.domain_error.items()
+    ]
 
 
 def made(run: Run) -> Section:

@@ -108,5 +108,53 @@ function cloud() {
   });
 }
 
+function list() {
+  const source = byId("list-data");
+  if (!source) return;
+  const data = JSON.parse(source.textContent), body = byId("list-rows");
+  const pages = () => Math.max(Math.ceil(chosen.length / data.at_once), 1);
+  let chosen = data.rows, page = 0;
+
+  function cell(heading, value, predicted, first) {
+    const made = document.createElement("td"), label = document.createElement("span");
+    const figure = heading.endsWith("%");
+    made.className = figure ? "num" : first ? "strong" : value === predicted ? "same" : "";
+    label.className = "narrow";
+    label.textContent = `${heading} `;
+    made.append(label, figure ? value : value < 0 ? "–" : data.classes[value]);
+    return made;
+  }
+
+  function row([name, ...cells]) {
+    const made = document.createElement("tr"), image = document.createElement("th");
+    image.scope = "row";
+    image.className = "file";
+    image.textContent = name;
+    made.append(image, ...cells.map((value, n) => cell(data.headings[n], value, cells[0], n === 0)));
+    return made;
+  }
+
+  function show() {
+    const start = page * data.at_once, shown = chosen.slice(start, start + data.at_once);
+    body.replaceChildren(...shown.map(row));
+    const [first, last, all] = [start + 1, start + shown.length, chosen.length].map((n) => n.toLocaleString("en"));
+    byId("list-place").textContent = chosen.length ? `${first} to ${last} of ${all}` : "none";
+    byId("list-back").disabled = page === 0;
+    byId("list-on").disabled = page + 1 >= pages();
+  }
+
+  byId("list-controls").hidden = false;
+  byId("list-back").addEventListener("click", () => { page -= 1; show(); });
+  byId("list-on").addEventListener("click", () => { page += 1; show(); });
+  byId("list-class").addEventListener("change", (event) => {
+    const k = event.target.value;
+    chosen = data.rows.filter((cells) => k === "" || cells[1] === Number(k));
+    page = 0;
+    show();
+  });
+  show();
+}
+
 theme();
 cloud();
+list();
