@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from acclimate.trust.estimate import estimate_accuracy, largest_change, reliability
+from acclimate.trust.consensus import neighbours
+from acclimate.trust.estimate import estimate_accuracy, estimate_gain, largest_change, reliability
 
 
 def voters(share: float, M: int = 5, N: int = 20) -> npt.NDArray[np.int64]:
@@ -52,3 +53,24 @@ def test_no_labels_can_part_two_models_by_more_than_what_changed(N: int, K: int,
 def test_reliability_is_the_share_that_agrees_with_the_consensus() -> None:
     votes = np.array([[0, 1, 2], [0, 1, 0], [0, 2, 1], [0, 1, 1]])
     assert reliability(votes, np.array([0, 1, 1])) == pytest.approx([1, 0.75, 0.5])
+
+
+def test_the_gain_is_estimated_from_what_the_neighbours_bear_out() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.repeat(np.arange(3), 80)
+    S = neighbours(rng.normal(size=(240, 8)) + 6 * np.eye(3, 8)[truth])
+    means = np.where(rng.random(240) < 0.8, truth, rng.integers(3, size=240))
+    good, poor = (np.where(rng.random(240) < share, truth, rng.integers(3, size=240)) for share in (0.95, 0.6))
+    change = (good == truth).mean() - (poor == truth).mean()
+    assert estimate_gain(poor, good, means, S, 3) == pytest.approx(change, abs=0.02)
+    assert estimate_gain(good, poor, means, S, 3) == pytest.approx(-change, abs=0.02)
+    assert estimate_gain(good, good, means, S, 3) == 0
+
+
+def test_a_class_that_moved_into_another_counts_as_lost() -> None:
+    rng = np.random.default_rng(1)
+    truth = np.repeat(np.arange(3), 80)
+    S = neighbours(rng.normal(size=(240, 8)) + 6 * np.eye(3, 8)[truth])
+    means = np.where(rng.random(240) < 0.8, truth, rng.integers(3, size=240))
+    before = np.where(rng.random(240) < 0.8, truth, rng.integers(3, size=240))
+    assert estimate_gain(before, np.where(truth == 2, 0, truth), means, S, 3) < -0.1  # though its classes are clean

@@ -24,6 +24,7 @@ from acclimate.trust.warnings import (
     collapse,
     examine,
     forgotten_source,
+    likely_change,
     lost_clusters,
     lost_way_back,
     members_at_odds,
@@ -64,15 +65,27 @@ def test_the_bound_is_a_fact_whatever_happened() -> None:
     )
 
 
+def test_an_estimated_loss_is_a_warning_and_a_gain_is_a_fact() -> None:
+    loss, nothing, gain = (likely_change(change) for change in (-0.121, 0.004, 0.08))
+    assert loss.level == "warning"
+    assert loss.sentence.startswith("Adaptation has probably cost about 12 points of accuracy, judging by both models")
+    assert [nothing.level, gain.level, likely_change(-0.02).level] == ["fact"] * 3
+    assert nothing.sentence.startswith("Adaptation has probably hardly changed the accuracy")
+    assert gain.sentence.startswith("Adaptation has probably gained about 8 points")
+
+
 # --- one check at a time --------------------------------------------------------------------------------------------
 
 
 def test_collapse_names_the_classes() -> None:
     owls = np.where(TRUTH == 2, 0, TRUTH)
     finding = collapse(owls, EQUAL, CLASSES)
-    assert sentence(finding) == "The model hardly predicts “owl” (0 images, about 40 expected) any more."
+    assert sentence(finding) == (
+        "The model hardly predicts “owl” (0 images, about 40 expected) any more: look whether the target has these "
+        "classes."
+    )
     assert finding is not None
-    assert finding.level == "warning"
+    assert finding.level == "note"  # a target may lack a class
     assert collapse(TRUTH, EQUAL, CLASSES) is None
     assert collapse(owls, np.array([0.6, 0.4, 0.0]), CLASSES) is None  # the target is not held to have any
     rare = np.array([0.5, 0.4, 0.1])  # below half of an equal share, so it may be missing

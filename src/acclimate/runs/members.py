@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from acclimate.choices import Tune
 from acclimate.data.inputs import Inputs, SelectedInputs
@@ -35,7 +36,7 @@ from acclimate.trust.consensus import (
     of_each_class,
     sample,
 )
-from acclimate.trust.estimate import Accuracy, estimate_accuracy
+from acclimate.trust.estimate import Accuracy, estimate_accuracy, estimate_gain
 from acclimate.trust.validators import Evidence
 from acclimate.trust.warnings import Findings, Outcome, examine
 
@@ -126,7 +127,8 @@ class Lesson:
     Attributes:
         members: (M, N) the classes that each predicts.
         view: The features of the graph.
-        voters: (M + 1, n) the votes of the members and of the class means.
+        voters: (M + 1, n) the votes of the members and of the class means, which come last.
+        graph: (n, n) what the votes spread over.
         classes: (n,) the consensus.
         weights: (n,) how much each image counts in teaching.
         unfamiliar: (n,) bool, the images that look like no class of the source.
@@ -135,6 +137,7 @@ class Lesson:
     members: Classes
     view: View
     voters: Classes
+    graph: csr_array
     classes: Classes
     weights: npt.NDArray[np.float64]
     unfamiliar: npt.NDArray[np.bool_]
@@ -147,7 +150,7 @@ class Lesson:
         S = neighbours(view.target)
         Z = consensus(voters, S, K)
         unfamiliar = familiarity(ballots(voters, K), S) < UNFAMILIAR
-        return cls(members, view, voters, Z.argmax(1), confidence_ranks(Z), unfamiliar)
+        return cls(members, view, voters, S, Z.argmax(1), confidence_ranks(Z), unfamiliar)
 
     @property
     def estimate(self) -> Accuracy:
@@ -169,8 +172,12 @@ class Lesson:
         after = Evidence(
             p_target=p[i], frozen_target=view.target, frozen_source=view.source, y_source=view.labels, seed=seed
         )
-        before = Evidence(p_target=p_before[i]) if p_before is not None else None
-        return examine(Outcome(classes, after, before, members=self.members[:, i], unknown=self.unfamiliar))
+        before, gain = None, None
+        if p_before is not None:
+            before = Evidence(p_target=p_before[i])
+            said = (p_before[i].argmax(1), p[i].argmax(1), self.voters[-1])
+            gain = estimate_gain(*said, self.graph, len(classes))
+        return examine(Outcome(classes, after, before, gain=gain, members=self.members[:, i], unknown=self.unfamiliar))
 
 
 def most_agreeing(members: Classes) -> int:

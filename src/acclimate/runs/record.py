@@ -29,7 +29,11 @@ SCHEMA = 1
 Severity: TypeAlias = Literal["fact", "note", "warning"]
 
 Verdict: TypeAlias = Literal[
-    "adaptation probably helped", "adaptation changed little", "look before you use it", "nothing to compare with"
+    "adaptation probably helped",
+    "adaptation changed little",
+    "nothing speaks against it",
+    "look before you use it",
+    "nothing to compare with",
 ]
 
 

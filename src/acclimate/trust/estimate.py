@@ -19,8 +19,9 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
-from acclimate.trust.consensus import agreement
+from acclimate.trust.consensus import agreement, consensus
 
 Classes: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -67,6 +68,27 @@ def estimate_accuracy(votes: Classes) -> Accuracy:
     value = 1 / (1 + math.exp(-INTERCEPT - SLOPE * math.log(clipped / (1 - clipped))))
     half = WIDTH * math.sqrt(value * (1 - value) + 0.01)
     return Accuracy(value, max(value - half, 0.0), min(value + half, 1.0), a)
+
+
+def estimate_gain(before: Classes, after: Classes, means: Classes, S: csr_array, K: int) -> float:
+    """Estimate by how much adaptation changed the accuracy, from three voters that err differently.
+
+        jury = the consensus of before, after and means over the graph S
+        gain = share(after = jury) - share(before = jury)
+
+    The jury takes no side between the two models: it follows whichever of them the class means and the neighbours bear
+    out. On 150 runs of five methods on PACS, with all classes and with three taken from the target, the mean absolute
+    error is 3.3 points and the correlation with the gain 0.93 (docs/results/consensus.md).
+
+    Args:
+        before: (N,) the classes that source-only predicts.
+        after: (N,) the classes of the run.
+        means: (N,) what `consensus.class_means` says.
+        S: (N, N) the graph of the images' frozen features; see `consensus.neighbours`.
+        K: Classes.
+    """
+    jury = consensus(np.stack([before, after, means]), S, K).argmax(1)
+    return float((after == jury).mean() - (before == jury).mean())
 
 
 def largest_change(before: Classes, after: Classes) -> float:

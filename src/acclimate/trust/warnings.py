@@ -31,6 +31,7 @@ from acclimate.trust.validators import (
 
 Check: TypeAlias = Literal[
     "bound",
+    "gain",
     "collapse",
     "shares",
     "clusters",
@@ -50,6 +51,7 @@ class Limits:
     """From where on a check has something to say. All are fractions.
 
     Attributes:
+        gain: The estimated change of the accuracy below which adaptation has probably done harm.
         effective: Collapse: of the classes that the target is estimated to hold, the part that is still predicted.
         lost: Collapse: of the images that a common class is estimated to have, the part that is still predicted.
         shares: How much further the predicted shares may lie from the estimate than source-only's, in total variation.
@@ -63,6 +65,7 @@ class Limits:
         unknown: Images that look like no class of the source.
     """
 
+    gain: float = -0.03
     effective: float = 0.5
     lost: float = 0.1
     shares: float = 0.5
@@ -102,7 +105,7 @@ class Findings:
 
     Attributes:
         found: In the order of the checks, the bound first.
-        level: "warning" for two notes or a collapse, "note" for one note, "fact" for none.
+        level: "warning" for one or for two notes, "note" for one note, "fact" for none.
     """
 
     found: tuple[Finding, ...]
@@ -119,6 +122,7 @@ class Outcome:
             and the estimated shares.
         before: What source-only says of the same images.
         domain_error: By feature and by domain, the discriminator's error from 0 to 50, as in record.json.
+        gain: What `estimate.estimate_gain` said of the run.
         changed_late: The share of the predictions that changed in the last quarter of training.
         members: (m, n_T) the classes that the members of a consensus predict.
         unknown: (n_T,) bool, the images that look like no class of the source.
@@ -128,6 +132,7 @@ class Outcome:
     after: Evidence
     before: Evidence | None = None
     domain_error: Mapping[str, Mapping[str, float]] | None = None
+    gain: float | None = None
     changed_late: float | None = None
     members: Classes | None = None
     unknown: npt.NDArray[np.bool_] | None = None
@@ -142,6 +147,8 @@ def examine(outcome: Outcome, limits: Limits = LIMITS) -> Findings:
     if before is not None:
         (p_before,) = before.need("examine", "p_target")
         found.append(bound(p_before.argmax(1), classes))
+    if outcome.gain is not None:
+        found.append(likely_change(outcome.gain, limits))
     shares = _shares(after, before)
     if shares is not None:
         found.append(collapse(classes, shares, outcome.classes, limits))
@@ -183,8 +190,28 @@ def bound(before: Classes, after: Classes) -> Finding:
     )
 
 
+def likely_change(gain: float, limits: Limits = LIMITS) -> Finding:
+    """Whether adaptation has probably helped or done harm. A warning by itself where it has done harm.
+
+    Args:
+        gain: The estimated change of the accuracy.
+        limits: From where on it is a warning.
+    """
+    figures, points = {"gain": gain}, round(abs(100 * gain))
+    about = f"about {points} point{'' if points == 1 else 's'} of accuracy"
+    judge = "judging by both models and the class means, voting over similar images"
+    if gain < limits.gain:
+        return Finding("gain", "warning", f"Adaptation has probably cost {about}, {judge}.", figures)
+    if abs(gain) < 0.01:
+        return Finding("gain", "fact", f"Adaptation has probably hardly changed the accuracy, {judge}.", figures)
+    change = "gained" if gain > 0 else "cost"
+    return Finding("gain", "fact", f"Adaptation has probably {change} {about}, {judge}.", figures)
+
+
 def collapse(after: Classes, shares: Floats, classes: Sequence[str], limits: Limits = LIMITS) -> Finding | None:
-    """Classes that are no longer predicted, though the target is estimated to hold them. A warning by itself.
+    """Classes that are no longer predicted, though the target is estimated to hold them.
+
+    A note where some are lost, since a target may lack them; a warning where most images have fallen to a few classes.
 
     Args:
         after: (n_T,) predicted classes.
@@ -197,15 +224,16 @@ def collapse(after: Classes, shares: Floats, classes: Sequence[str], limits: Lim
     effective, expected = (float(np.exp(entropies(np.asarray(q)))) for q in (counts / n, shares))
     lost = [k for k in range(K) if shares[k] > 1 / (2 * K) and counts[k] < limits.lost * shares[k] * n]
     figures = {"effective_classes": effective, "expected_classes": expected, "lost_classes": float(len(lost))}
-    if lost:
-        named = ", ".join(f"“{classes[k]}” ({counts[k]:,} images, about {shares[k] * n:,.0f} expected)" for k in lost)
-        return Finding("collapse", "warning", f"The model hardly predicts {named} any more.", figures)
     if effective < limits.effective * expected:
         sentence = (
             f"The model predicts {effective:.1f} classes in effect, where about {expected:.1f} are expected: most "
             "images have fallen to a few classes."
         )
         return Finding("collapse", "warning", sentence, figures)
+    if lost:
+        named = ", ".join(f"“{classes[k]}” ({counts[k]:,} images, about {shares[k] * n:,.0f} expected)" for k in lost)
+        sentence = f"The model hardly predicts {named} any more: look whether the target has these classes."
+        return Finding("collapse", "note", sentence, figures)
     return None
 
 
