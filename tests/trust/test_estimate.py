@@ -74,3 +74,7 @@ def test_a_class_that_moved_into_another_counts_as_lost() -> None:
     means = np.where(rng.random(240) < 0.8, truth, rng.integers(3, size=240))
     before = np.where(rng.random(240) < 0.8, truth, rng.integers(3, size=240))
     assert estimate_gain(before, np.where(truth == 2, 0, truth), means, S, 3) < -0.1  # though its classes are clean
+
+
+def test_voters_that_err_alike_are_right_as_often_as_they_agree() -> None:
+    assert estimate_accuracy(voters(0.6), alike=True).value == pytest.approx(0.6)

@@ -128,6 +128,7 @@ class Lesson:
         members: (M, N) the classes that each predicts.
         view: The features of the graph.
         voters: (M + 1, n) the votes of the members and of the class means, which come last.
+        pretrained: Whether the graph is of features that were there before the training, or of the data themselves.
         graph: (n, n) what the votes spread over.
         classes: (n,) the consensus.
         weights: (n,) how much each image counts in teaching.
@@ -137,25 +138,26 @@ class Lesson:
     members: Classes
     view: View
     voters: Classes
+    pretrained: bool
     graph: csr_array
     classes: Classes
     weights: npt.NDArray[np.float64]
     unfamiliar: npt.NDArray[np.bool_]
 
     @classmethod
-    def of(cls, members: Classes, view: View, K: int) -> Lesson:
+    def of(cls, members: Classes, view: View, K: int, *, pretrained: bool) -> Lesson:
         """Form the consensus of members (M, N) on K classes."""
         means = class_means(view.source, view.labels, view.target, K)
         voters = np.vstack([members[:, view.chosen], means])
         S = neighbours(view.target)
         Z = consensus(voters, S, K)
         unfamiliar = familiarity(ballots(voters, K), S) < UNFAMILIAR
-        return cls(members, view, voters, S, Z.argmax(1), confidence_ranks(Z), unfamiliar)
+        return cls(members, view, voters, pretrained, S, Z.argmax(1), confidence_ranks(Z), unfamiliar)
 
     @property
     def estimate(self) -> Accuracy:
         """An estimate of the accuracy of the consensus."""
-        return estimate_accuracy(self.voters)
+        return estimate_accuracy(self.voters, alike=not self.pretrained)
 
     def findings(
         self, p: Probabilities, p_before: Probabilities | None, classes: tuple[str, ...], seed: int
@@ -214,7 +216,7 @@ def teach(ready: Prepared, members: Classes, network: Callable[[Tensor], Tensor]
     untouched = net.pretrained or net.level == "vector"
     assert untouched or network is not None
     view = View.of(ready, (lambda x: net.pool(net.map(x))) if untouched or network is None else network, seed)
-    lesson = Lesson.of(members, view, len(ready.task.source.classes))
+    lesson = Lesson.of(members, view, len(ready.task.source.classes), pretrained=untouched)
     N = len(ready.target)
     y, w = np.zeros(N, dtype=np.int64), np.zeros(N)
     y[view.chosen], w[view.chosen] = lesson.classes, lesson.weights

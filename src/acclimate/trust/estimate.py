@@ -49,10 +49,10 @@ class Accuracy:
     agreement: float
 
 
-def estimate_accuracy(votes: Classes) -> Accuracy:
+def estimate_accuracy(votes: Classes, *, alike: bool = False) -> Accuracy:
     """Estimate the accuracy of the consensus from how often its voters agree.
 
-        value = 1 / (1 + exp(-INTERCEPT - SLOPE log(a / (1 - a))))
+        value = 1 / (1 + exp(-INTERCEPT - SLOPE log(a / (1 - a)))),    or a itself where voters err alike
         range = value -+ WIDTH sqrt(value (1 - value) + 0.01), within 0 and 1
 
     a is the voters' mean pairwise agreement, kept between 0.02 and 0.98. Voters that err independently agree where both
@@ -62,10 +62,12 @@ def estimate_accuracy(votes: Classes) -> Accuracy:
     Args:
         votes: (M, N) the predicted classes of the M >= 2 voters of the consensus: its members and the class means.
             With one member, the members alone, or members of one family, the constants do not hold.
+        alike: Whether the voters are known to err alike, as networks from scratch do: all that they know is from the
+            same images.
     """
     a = agreement(votes)
     clipped = min(max(a, 1 - EXTREME), EXTREME)
-    value = 1 / (1 + math.exp(-INTERCEPT - SLOPE * math.log(clipped / (1 - clipped))))
+    value = clipped if alike else 1 / (1 + math.exp(-INTERCEPT - SLOPE * math.log(clipped / (1 - clipped))))
     half = WIDTH * math.sqrt(value * (1 - value) + 0.01)
     return Accuracy(value, max(value - half, 0.0), min(value + half, 1.0), a)
 

@@ -69,9 +69,9 @@ class Limits:
     effective: float = 0.5
     lost: float = 0.1
     shares: float = 0.5
-    clusters: float = 0.02
-    neighbours: float = 0.02
-    reverse: float = 0.1
+    clusters: float = 0.05
+    neighbours: float = 0.05
+    reverse: float = 0.25
     source: float = 0.1
     adversary: float = 0.9
     settled: float = 0.4
