@@ -28,7 +28,7 @@ from acclimate.data.read import domain_of
 from acclimate.errors import DataError, DivergedError, OptionError
 from acclimate.estimator import AdaptiveClassifier
 from acclimate.settings import RECIPE, Recipe
-from tiny import in_closed_form, on_vectors, small
+from tiny import AtOnce, in_closed_form, on_vectors, small
 
 QUICK: dict[str, Any] = {"steps": 15, "batch_size": 16, "bottleneck": 8, "lr": 0.1}
 LENET: dict[str, Any] = {"backbone": "lenet", "method": "source_only", "steps": 3, "batch_size": 4}
@@ -485,7 +485,8 @@ def test_a_second_fit_forgets_the_first() -> None:
 # --- what is shown -----------------------------------------------------------------------------------------------
 
 
-def test_progress_is_shown_when_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_when_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acclimate.screen.Timer", AtOnce)
     X, y, _, _ = domains(n=20)
     quick().fit(X, y)
     assert capsys.readouterr() == ("", "")

@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -33,16 +34,47 @@ def test_importing_imports_neither_torch_nor_scikit_learn() -> None:
 
 
 class Clock:
-    now = 100.0
+    """A clock that a test moves, and its timers."""
+
+    def __init__(self) -> None:
+        self._now = 100.0
+        self.timers: list[tuple[float, Callable[[], None]]] = []
 
     def __call__(self) -> float:
-        return self.now
+        return self._now
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    @now.setter
+    def now(self, now: float) -> None:
+        self._now = now
+        for timer in [timer for timer in self.timers if timer[0] <= now]:
+            self.timers.remove(timer)
+            timer[1]()
+
+    def timer(self, seconds: float, function: Callable[[], None]) -> ClockTimer:
+        return ClockTimer(self, seconds, function)
+
+
+class ClockTimer:
+    def __init__(self, clock: Clock, seconds: float, function: Callable[[], None]) -> None:
+        self.clock, self.entry = clock, (clock.now + seconds, function)
+
+    def start(self) -> None:
+        self.clock.timers.append(self.entry)
+
+    def cancel(self) -> None:
+        if self.entry in self.clock.timers:
+            self.clock.timers.remove(self.entry)
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(screens, "monotonic", clock)
+    monkeypatch.setattr(screens, "Timer", clock.timer)
     return clock
 
 
@@ -134,9 +166,53 @@ def test_track_yields_what_it_is_given(items: list[int]) -> None:
     assert list(track(iter(items), "Reading", len(items))) == items
 
 
-def test_a_log_gets_a_line_at_the_start_and_then_one_in_thirty_seconds(
+def test_short_work_gets_no_line_in_a_log(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+    with Screen().progress("Solving", 1500) as meter:
+        clock.now += 1.5
+        meter.update(1500)
+    clock.now += 60
+    assert capsys.readouterr().err == ""
+
+
+def test_work_that_tells_nothing_of_itself_is_shown_all_the_same(
     capsys: pytest.CaptureFixture[str], clock: Clock
 ) -> None:
+    with Screen().progress("Members", 6):
+        clock.now += 2
+        assert capsys.readouterr().err == "Members: 0 of 6\n"
+    screen, shown = on_terminal()
+    with screen.progress("Members", 6):
+        assert not screen._bars.live.is_started
+        clock.now += 2
+        assert screen._bars.live.is_started
+    assert "Members" in shown.getvalue()
+    assert " 0/6 " in shown.getvalue()
+
+
+def test_few_long_pieces_get_a_line_each(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
+    with Screen().progress("Members", 6) as meter:
+        for done, seconds in enumerate((10, 1, 9, 20), 1):
+            clock.now += seconds
+            meter.update(done)
+    assert capsys.readouterr().err.splitlines() == [
+        "Members: 0 of 6",
+        "Members: 1 of 6 (17 %), 0:00:50 left",
+        "Members: 3 of 6 (50 %), 0:00:20 left",
+        "Members: 4 of 6 (67 %), 0:00:20 left",
+    ]
+
+
+def test_the_time_left_is_told_though_pieces_are_long(clock: Clock) -> None:
+    screen, _ = on_terminal()
+    screen._bars.get_time = clock
+    with screen.progress("Members", 6) as meter:
+        for done in range(1, 4):
+            clock.now += 60
+            meter.update(done)
+        assert screen._bars.tasks[0].time_remaining == 180
+
+
+def test_a_log_gets_a_line_and_then_one_in_thirty_seconds(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
     for _ in Screen().track(range(1000), "Reading", 1000):
         clock.now += 0.125
     assert capsys.readouterr().err.splitlines() == [
@@ -180,7 +256,7 @@ def test_long_work_shows_a_bar(clock: Clock) -> None:
     for _ in screen.track(range(100), NASTY[:35], 100):
         clock.now += 0.125
     assert "[red]a[/red] :smile: [/] {0} {task." in shown.getvalue()
-    assert " 16/100 " in shown.getvalue()  # two seconds after the start
+    assert " 15/100 " in shown.getvalue()  # two seconds after the start
     assert " 100/100 " in shown.getvalue()
     assert not screen._bars.live.is_started
     assert screen._bars.tasks == []
@@ -193,8 +269,8 @@ def test_training_shows_its_terms(clock: Clock) -> None:
         for step in range(41, 81):
             clock.now += 0.125
             meter.update(step, {"classification": step / 3, "adversarial": 0.693147})
-    assert " 56/100 " in shown.getvalue()
-    assert "classification 18.7  adversarial 0.693" in shown.getvalue()
+    assert " 55/100 " in shown.getvalue()
+    assert "classification 26.7  adversarial 0.693" in shown.getvalue()
     assert "steps/s" in shown.getvalue()
 
 

@@ -125,3 +125,13 @@ def full_after(writes: int, write: Callable[[Any, Any], None]) -> Callable[[Any,
         write(file, content)
 
     return full
+
+
+class AtOnce:
+    """A `threading.Timer` whose time has come when it is started."""
+
+    def __init__(self, seconds: float, function: Callable[[], None]) -> None:
+        self.start = function
+
+    def cancel(self) -> None:
+        """Too late."""

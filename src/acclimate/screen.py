@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from threading import Lock, Timer
 from time import monotonic
 from typing import SupportsFloat, TypeVar
 
@@ -20,11 +21,17 @@ T = TypeVar("T")
 
 WIDEST = 1000  # columns of a table
 
-BAR_AFTER = 2.0  # seconds
+BEGIN_AFTER = 2.0  # seconds of work of which nothing is shown
 
 BAR_EVERY = 0.1
 
 LINE_EVERY = 30.0
+
+FEW = 20  # pieces of work, each of which gets a line in a log
+
+PIECE_EVERY = 5.0  # seconds at least between the lines of pieces
+
+REMEMBERED = 600.0  # seconds by which the time left is estimated: long pieces are few
 
 
 class Screen:
@@ -75,19 +82,22 @@ class Screen:
     def progress(self, description: str, total: int, start: int = 0) -> Iterator[Meter]:
         """Show progress through work of `total` steps, of which `start` are done.
 
-        On a terminal it is a bar, from the moment that the work has taken two seconds; in a log a line at the start
-        and then at most one in 30 seconds.
+        It is shown from the moment that the work has taken two seconds. On a terminal it is a bar. In a log it is a
+        line then, and afterwards at most one in 30 seconds, or one for each piece where these are few and long.
         """
         description = printable(description, self._stderr)
         if self.quiet:
             with NOBODY.progress(description, total, start) as meter:
                 yield meter
         elif not self._stderr.is_interactive:
-            yield _Lines(self._tell, description, total, start)
+            lines = _Lines(self._tell, description, total, start)
+            with _soon(lines.begin):
+                yield lines
         else:
             bar = _Bar(self._bars, description, total, start)
             try:
-                yield bar
+                with _soon(bar.begin):
+                    yield bar
             finally:
                 bar.close()
 
@@ -117,6 +127,18 @@ def printable(text: str, console: Console) -> str:
     return shown.encode(console.encoding, "backslashreplace").decode(console.encoding)
 
 
+@contextmanager
+def _soon(begin: Callable[[], None]) -> Iterator[None]:
+    """Call a function when what is done meanwhile has taken a while, though it may not have told of itself yet."""
+    timer = Timer(BEGIN_AFTER, begin)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 class _Lines:
     """The meter of a log."""
 
@@ -126,11 +148,13 @@ class _Lines:
         self.total = total
         self.start = start
         self.begun = self.shown = monotonic()
-        tell(Text(f"{description}: {start:,} of {total:,}"))
+
+    def begin(self) -> None:
+        self.tell(Text(f"{self.description}: {self.start:,} of {self.total:,}"))
 
     def update(self, done: int, terms: Mapping[str, SupportsFloat] | None = None) -> None:
         now = monotonic()
-        if now - self.shown < LINE_EVERY:
+        if now - self.shown < (PIECE_EVERY if self.total <= FEW else LINE_EVERY):
             return
         self.shown = now
         speed = (done - self.start) / (now - self.begun)
@@ -153,6 +177,7 @@ class _Bars(Progress):
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            speed_estimate_period=REMEMBERED,
             redirect_stdout=False,  # results are not remarks
         )
 
@@ -172,19 +197,31 @@ class _Bar:
         self.bars = bars
         self.task = bars.add_task(description, total=total, completed=start, visible=False, terms="")
         self.begun = self.shown = monotonic()
+        self.done = start
+        self.closing = Lock()
+        self.closed = False
+
+    def begin(self) -> None:
+        with self.closing:
+            if not self.closed:
+                self.bars.update(self.task, completed=self.done, visible=True)
+                self.bars.start()
+                self.bars.refresh()
 
     def update(self, done: int, terms: Mapping[str, SupportsFloat] | None = None) -> None:
-        now = monotonic()
-        if now - self.begun < BAR_AFTER or now - self.shown < BAR_EVERY:
+        now, self.done = monotonic(), done
+        if now - self.begun < BEGIN_AFTER or now - self.shown < BAR_EVERY:
             return
         self.shown = now
         self.bars.update(self.task, completed=done, visible=True, terms=_values(terms or {}))
         self.bars.start()
 
     def close(self) -> None:
-        if len(self.bars.tasks) == 1:
-            self.bars.stop()
-        self.bars.remove_task(self.task)
+        with self.closing:
+            self.closed = True
+            if len(self.bars.tasks) == 1:
+                self.bars.stop()
+            self.bars.remove_task(self.task)
 
 
 def _values(terms: Mapping[str, SupportsFloat]) -> str:

@@ -21,7 +21,7 @@ from acclimate.methods import options as method_options
 from acclimate.methods import registry
 from acclimate.methods.options import describe
 from acclimate.networks.backbones import list_backbones
-from tiny import acclimate, pictures, refused, succeeds, vectors
+from tiny import AtOnce, acclimate, pictures, refused, succeeds, vectors
 
 GROUP: Any = typer.main.get_command(app)
 COMMANDS = {
@@ -174,7 +174,10 @@ def test_an_error_with_json_leaves_stdout_empty() -> None:
     assert "no method" in refused("methods", "nonsense", "--json")
 
 
-def test_progress_goes_to_stderr_and_results_to_stdout(run: Path, tmp_path: Path) -> None:
+def test_progress_goes_to_stderr_and_results_to_stdout(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acclimate.screen.Timer", AtOnce)
     result = succeeds(*fit(run, tmp_path / "run", "--compare"))
     assert "Source: 24 items of 3 classes. Target: 24 items (labelled, for evaluation alone)." in result.stderr
     assert "Training wemnet: 0 of 3" in result.stderr

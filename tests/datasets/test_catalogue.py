@@ -33,7 +33,7 @@ from acclimate.datasets.check import check
 from acclimate.datasets.download import fetch, get
 from acclimate.datasets.find import find
 from acclimate.errors import DataError, OptionError
-from tiny import acclimate, succeeds
+from tiny import AtOnce, acclimate, succeeds
 
 OFFICE, HOME, VISDA, NET, PACS, DIGITS = map(
     catalogue.load, ("office31", "office_home", "visda2017", "domainnet", "pacs", "digits")
@@ -728,6 +728,7 @@ def test_get_digits(server: Server, tmp_path: Path) -> None:
 
 
 def test_data_get(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("acclimate.screen.Timer", AtOnce)
     url, handler = server
     handler.files["train.tar"] = tar({"train/bus/1.png": b"1"})
     benchmark = only(VISDA, Download("train", "archive", (File(f"{url}/train.tar"),)))
