@@ -191,7 +191,7 @@ def test_work_that_tells_nothing_of_itself_is_shown_all_the_same(
 
 def test_few_long_pieces_get_a_line_each(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
     with Screen().progress("Members", 6) as meter:
-        for done, seconds in enumerate((10, 1, 9, 20), 1):
+        for done, seconds in enumerate((10, 1, 9, 20, 20, 20), 1):
             clock.now += seconds
             meter.update(done)
     assert capsys.readouterr().err.splitlines() == [
@@ -199,6 +199,8 @@ def test_few_long_pieces_get_a_line_each(capsys: pytest.CaptureFixture[str], clo
         "Members: 1 of 6 (17 %), 0:00:50 left",
         "Members: 3 of 6 (50 %), 0:00:20 left",
         "Members: 4 of 6 (67 %), 0:00:20 left",
+        "Members: 5 of 6 (83 %), 0:00:12 left",
+        "Members: 6 of 6 (100 %)",
     ]
 
 

@@ -159,7 +159,7 @@ class _Lines:
         self.shown = now
         speed = (done - self.start) / (now - self.begun)
         line = f"{self.description}: {done:,} of {self.total:,} ({100 * done / self.total:.0f} %)"
-        if speed:
+        if speed and done < self.total:
             line += f", {timedelta(seconds=round((self.total - done) / speed))} left"
         if terms:
             line += f"; {_values(terms)}  {speed:.1f} steps/s"

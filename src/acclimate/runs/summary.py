@@ -32,7 +32,8 @@ def rests_on(trust: Trust, settings: dict[str, Any]) -> str | None:
     sentence = (
         "The estimate rests on one thing, how often the members agree: two of them say the same class for "
         f"{100 * trust.estimate.agreement:.0f} % of the images on average. What that means for the accuracy was "
-        "measured on PACS and on digits; where members err alike, the estimate is too high."
+        "measured on PACS and on digits (docs/methods/consensus.md); where members err alike, the estimate is too "
+        "high."
     )
     if any(member.failed for member in trust.members) or not _default_members(settings):
         sentence += " It was measured for all of the default members, which these are not."
