@@ -191,7 +191,7 @@ def test_it_predicts_as_its_model_does() -> None:
     X, y, X_t, _ = domains(n=60)
     classifier = quick("wemnet", random_state=0).fit(X, y, X_target=X_t)
     vectors = domain_of(X_t.astype(np.float32), "X")
-    np.testing.assert_array_equal(classifier.predict_proba(X_t), classifier.model_.predict(vectors))
+    np.testing.assert_array_equal(classifier.predict_proba(X_t), classifier.model_.predict(vectors).probabilities)
 
 
 def test_random_state_has_the_meaning_of_scikit_learn() -> None:

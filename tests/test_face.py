@@ -117,6 +117,8 @@ def test_the_page_s_code_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert accuracy > 0.9
     assert names["record"].settings["method"] == "dann"
     assert names["z"].shape == (4, 2)
+    assert names["found"].probabilities.shape == (2, 2)
+    assert len(names["f"]) == 2
     assert Path("dann.checkpoint").exists()
     assert names["search"].best_score_ == max(names["search"].cv_results_["mean_test_score"])
     assert 0 < names["agreement"] <= 1

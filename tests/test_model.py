@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from acclimate.data.batches import Labelled, Unlabelled
@@ -86,12 +88,12 @@ LEVELS = {"vector": KINDS, "map": KINDS[1:], "image": ("scratch", "all")}
 )
 def test_a_loaded_model_predicts_the_same(kind: str, method: str, tmp_path: Path, weights: Path) -> None:
     model, domain = built(kind, method, tmp_path, weights)
-    before = model.predict(domain)
+    before = model.predict(domain).probabilities
     model.save(tmp_path)
     torch.manual_seed(1)
     loaded = Model.load(tmp_path)
     assert loaded.spec == model.spec
-    assert np.array_equal(loaded.predict(domain), before)
+    assert np.array_equal(loaded.predict(domain).probabilities, before)
     assert len(np.unique(before, axis=0)) > 1  # it does read its input
     state, again = model.method.state_dict(), loaded.method.state_dict()
     assert state.keys() == again.keys()
@@ -106,13 +108,102 @@ def test_a_model_is_called_with_a_batch(kind: str, tmp_path: Path, weights: Path
     x = inputs.batch(np.arange(len(domain)), None)
     state = {name: tensor.clone() for name, tensor in model.method.state_dict().items()}
     z = model(x)
-    assert z.softmax(1).detach().numpy() == pytest.approx(model.predict(domain), abs=1e-3)  # the cache has 16 bits
+    assert z.softmax(1).detach().numpy() == pytest.approx(
+        model.predict(domain).probabilities, abs=1e-3
+    )  # the cache has 16 bits
     assert model.method.training
     assert all(torch.equal(state[name], tensor) for name, tensor in model.method.state_dict().items())
     z.sum().backward()
     assert any(parameter.grad is not None for parameter in model.method.parameters())
     with torch.inference_mode():
         assert not model(x).requires_grad
+
+
+# --- images in hand ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+def test_images_in_hand_are_classified_as_a_folder_is_and_leave_no_cache(
+    kind: str, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, domain = built(kind, "dann", tmp_path, weights)
+    expected, f = model.predict(domain), model.features(domain)
+    monkeypatch.setenv("ACCLIMATE_CACHE", str(tmp_path / "none"))
+    arrays = [np.asarray(Image.open(path)) for path in domain.items]
+    forms: list[Any] = [
+        list(domain.items),
+        np.array(domain.items),
+        [Path(path) for path in domain.items],
+        [Path(path).read_bytes() for path in domain.items],
+        [Image.open(path) for path in domain.items],
+        arrays,
+        np.stack(arrays),
+        (array for array in arrays),
+        [domain.items[0], Path(domain.items[1]).read_bytes(), Image.open(domain.items[2]), *arrays[3:]],
+    ]
+    for images in forms:
+        found = model.predict(images)
+        assert found.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
+        assert found.predicted == expected.predicted
+    assert model.features(arrays) == pytest.approx(f, abs=1e-3 * float(f.max()))
+    for image in (domain.items[5], Path(domain.items[5]).read_bytes(), Image.open(domain.items[5]), arrays[5]):
+        alone = model.predict(image)
+        assert alone.probabilities == pytest.approx(expected.probabilities[5:6], abs=1e-5)
+        assert alone.predicted == expected.predicted[5:6]
+    assert not (tmp_path / "none").exists()
+
+
+def test_vectors_in_hand() -> None:
+    torch.manual_seed(0)
+    model = Model(spec(), None)
+    x = np.random.default_rng(0).normal(size=(5, 6))
+    p = model.predict(x).probabilities
+    assert p.shape == (5, 3)
+    assert np.array_equal(model.predict(x.tolist()).probabilities, p)
+    assert np.array_equal(model.predict(x[2]).probabilities, p[2:3])
+    assert model.features(x[:2]).shape == (2, 8)
+    with pytest.raises(DataError, match=r"^What was given has vectors of 5 numbers, but the model reads 6: "):
+        model.predict(x[:, :5])
+    with pytest.raises(DataError, match=r"^What was given holds images, but the model reads feature vectors: "):
+        model.predict(np.zeros((4, 5, 3), np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        ([], r"There are no images: give at least one\."),
+        (
+            [b"no image"],
+            r"Image 1 of 1 cannot be read as an image \(it is not a JPEG, PNG, .*\): replace or remove it\.",
+        ),
+        (["none.jpg"], r"none\.jpg cannot be read as an image \(there is no such file\): replace or remove it\."),
+        (
+            [np.zeros((4, 4), np.uint8), 5],
+            r"Image 2 of 2 is of type int: give a path, the bytes of an image file, .*\.",
+        ),
+        (np.zeros((2, 4, 4, 3)), r"Image 1 of 2 is float64 of shape \(4, 4, 3\): give a path, .*\."),
+    ],
+)
+def test_what_is_no_image(images: Any, sentence: str) -> None:
+    backbone = load_backbone("lenet", pretrained=False)
+    entries = {"backbone": "lenet", "vector": None, "tune": "all", "preprocess": backbone.preprocess}
+    with pytest.raises(DataError, match=f"^{sentence}$"):
+        Model(spec(**entries), backbone).predict(images)
+
+
+@pytest.mark.parametrize("kind", ["vectors", "top", "all"])
+def test_several_threads_may_predict_with_one_model(kind: str, tmp_path: Path, weights: Path) -> None:
+    model, domain = built(kind, "dann", tmp_path, weights)
+    model.save(tmp_path)
+    loaded = Model.load(tmp_path)
+    images = domain.items if kind == "vectors" else list(domain.items)
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda i: loaded.predict(images[i : i + 1]).probabilities, 3 * [*range(len(domain))])]
+    expected = [Model.load(tmp_path).predict(images[i : i + 1]).probabilities for i in range(len(domain))]
+    assert np.array_equal(found, 3 * expected)
+
+
+# --- models on disk ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["vectors", "scratch", "head", "top", "all"])
@@ -136,7 +227,7 @@ def test_predict_repeats_the_run_to_the_byte(kind: str, tmp_path: Path, weights:
     assert (tmp_path / "anew.csv").read_bytes() == (run / "predictions.csv").read_bytes()
 
     model, domain = Model.load(run), read_target(target)  # batches of another size change the last bits alone
-    part = model.predict(domain.select([1, 5, 7]))
+    part = model.predict(domain.select([1, 5, 7])).probabilities
     whole = read_predictions(run / "predictions.csv", len(domain), 3).probabilities
     assert part == pytest.approx(whole[[1, 5, 7]], abs=1e-5)
 

@@ -192,7 +192,7 @@ class AdaptiveClassifier(
         """
         check_is_fitted(self, "model_")
         domain = self._domain(X, reset=False)
-        return self.model_.predict(domain, self._listener().track)
+        return self.model_.predict(domain, self._listener().track).probabilities
 
     def predict_log_proba(self, X: Rows) -> Probabilities:
         """The logarithms (N, K) of `predict_proba`, -inf where a probability is 0. For the rest see there."""

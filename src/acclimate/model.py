@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +20,15 @@ from torch import Tensor, nn
 
 import acclimate
 from acclimate.cache.content import Content
-from acclimate.cache.features import features
+from acclimate.cache.features import as_cached, features
 from acclimate.cache.images import image_inputs
 from acclimate.choices import Augment, Interpolation, KeepImages, Level, Precision, Tune, View
 from acclimate.data.broken import BrokenImages
+from acclimate.data.decode import ImageInHand, in_hand
 from acclimate.data.domain import Domain
-from acclimate.data.inputs import ArrayInputs, Inputs
+from acclimate.data.inputs import ArrayInputs, InHandInputs, Inputs, MappedInputs
 from acclimate.data.preprocess import Preprocess
+from acclimate.data.read import domain_of
 from acclimate.errors import AcclimateError, DataError, OptionError
 from acclimate.evaluation import predict as scores
 from acclimate.evaluation.scores import Probabilities
@@ -42,6 +45,12 @@ from acclimate.networks.outside import behaviour
 from acclimate.networks.stages import split_top
 from acclimate.outside import Origin, shown
 from acclimate.progress import Track, silent
+
+Images: TypeAlias = ImageInHand | Iterable[ImageInHand]
+
+IN_HAND = 8  # images that are computed at once: a CPU's caches hold what becomes of them
+
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -96,8 +105,20 @@ class ModelSpec:
         return cls(**given)
 
 
+class Prediction(NamedTuple):
+    """What a model says of N images.
+
+    Attributes:
+        predicted: The names of the most probable classes.
+        probabilities: (N, K), in the order of the model's `spec.classes`.
+    """
+
+    predicted: tuple[str, ...]
+    probabilities: Probabilities
+
+
 class Model:
-    """A method on a backbone, which turns a domain into class probabilities.
+    """A method on a backbone, which turns images into class probabilities.
 
     Args:
         spec: What it is built from.
@@ -190,8 +211,9 @@ class Model:
         assert self.spec.preprocess is not None
         channels, side = self.spec.preprocess.channels, self.spec.preprocess.size
         x = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0)).to(self.device)
-        network = folded(self.frozen, x)
-        return cast(network, x) if self.spec.bf16 else network
+        with _one_at_a_time:  # folding looks into the network while it runs
+            network = folded(self.frozen, x)
+            return cast(network, x) if self.spec.bf16 else network
 
     def check(self, domain: Domain) -> None:
         """Check, without computing anything, that the model can read a domain.
@@ -229,25 +251,54 @@ class Model:
         x = x.to(self.device)
         return x if self.frozen is None else self.frozen(x)
 
-    def predict(self, domain: Domain, track: Track = silent, broken: BrokenImages | None = None) -> Probabilities:
-        """Class probabilities (N, K) of a domain.
+    def predict(self, images: Domain | Images, track: Track = silent, broken: BrokenImages | None = None) -> Prediction:
+        """Classify images, or vectors if that is what the model was made for. Several threads may call it at once.
+
+        How reliable a prediction is, the model cannot say: that is the share of a consensus's members that agree, and
+        only their common result is kept. A run's predictions.csv has it for the run's own target.
 
         Args:
-            domain: Images, or vectors if that is what the model was made for.
+            images: One image or several: paths, the bytes of files, images of Pillow, or uint8 pixels (H, W) or
+                (H, W, 1, 3 or 4), in any mixture; an array with one more axis holds several. To a model of vectors, an
+                array (D,) or (N, D). Nothing is cached, but of a `Domain`, as `read_target` makes it of a folder.
             track: Shows the progress.
-            broken: Knows or notes which images of the domain cannot be read; they have no row. None refuses them.
-        """
-        inputs = self.inputs(domain, broken=broken, track=track)
-        return scores.predict(self.method, inputs, device=self.device, track=track)
+            broken: Knows or notes which images of a domain cannot be read; they have no row. None refuses them.
 
-    def features(self, domain: Domain, track: Track = silent) -> npt.NDArray[np.float32]:
-        """The features (N, d) of a domain, taken for the target, in which the method compares the domains.
+        Raises:
+            DataError: An image cannot be read, or the model reads something else.
+            DivergedError: The probabilities are not finite.
+        """
+        inputs = self._inputs_of(images, track, broken)
+        p = scores.predict(self.method, inputs, device=self.device, batch_size=_batch_size(images), track=track)
+        return Prediction(tuple(self.spec.classes[k] for k in p.argmax(1)), p)
+
+    def features(self, images: Domain | Images, track: Track = silent) -> npt.NDArray[np.float32]:
+        """The features (N, d) of images, taken for the target's, in which the method compares the domains.
 
         Args:
-            domain: Images, or vectors if that is what the model was made for.
+            images: As for `predict`.
             track: Shows the progress.
+
+        Raises:
+            DataError: An image cannot be read, or the model reads something else.
         """
-        return scores.features(self.method, self.inputs(domain, track=track), device=self.device, track=track)
+        inputs = self._inputs_of(images, track)
+        return scores.features(self.method, inputs, device=self.device, batch_size=_batch_size(images), track=track)
+
+    def _inputs_of(self, images: Domain | Images, track: Track, broken: BrokenImages | None = None) -> Inputs:
+        """What the method reads of a domain, or of images in hand, which bypass the cache."""
+        if isinstance(images, Domain):
+            return self.inputs(images, broken=broken, track=track)
+        if self.spec.preprocess is None:
+            return self.inputs(domain_of(np.atleast_2d(np.asarray(images)), "What was given"))
+        inputs = InHandInputs(in_hand(images), self.spec.preprocess)
+        return inputs if self.frozen is None else MappedInputs(self._extracted, inputs)
+
+    def _extracted(self, x: Tensor) -> Tensor:
+        """What the frozen part makes of images (B, C, H, W): but for rounding, what the cache would hold of them."""
+        x = x.to(self.device, memory_format=torch.channels_last)
+        with torch.inference_mode(), torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.spec.bf16):
+            return as_cached(self._extractor(x).float(), self.spec.cache_precision)
 
     @property
     def feature_length(self) -> int:
@@ -323,7 +374,12 @@ class Model:
                         {k.removeprefix(name): tensor for k, tensor in tensors.items() if k.startswith(name)}
                     )
             model.method.to(device)  # tensors whose shapes only the file knows were not there to be moved before
+        model.method.eval()  # so that no thread that predicts has to change the mode, and have it changed back
         return model
+
+
+def _batch_size(images: object) -> int:
+    return 256 if isinstance(images, Domain) else IN_HAND
 
 
 @contextmanager

@@ -250,7 +250,7 @@ def test_a_module_for_the_estimator(tune: Any, tmp_path: Path) -> None:
     fitted.model_.save(tmp_path)
     pictures(tmp_path / "images")
     domain = read_target(tmp_path / "images")
-    expected = fitted.model_.predict(domain)
+    expected = fitted.model_.predict(domain).probabilities
     sentence = (
         r"with the backbone Net, which was handed over in Python: load the model with .*\(folder, backbone=\.\.\.\)\.$"
     )
@@ -261,7 +261,7 @@ def test_a_module_for_the_estimator(tune: Any, tmp_path: Path) -> None:
     for given in (other, (other, IMAGENET), (other, TINY)):  # the weights and the preprocessing are the model's
         loaded = Model.load(tmp_path, backbone=given)
         assert loaded.spec == fitted.model_.spec
-        assert np.array_equal(loaded.predict(domain), expected)
+        assert np.array_equal(loaded.predict(domain).probabilities, expected)
 
 
 def test_a_module_alone_takes_images_as_imagenet_has_them() -> None:

@@ -19,6 +19,7 @@ from acclimate.cache.content import Content
 from acclimate.cache.identity import Identities, file_paths, identities
 from acclimate.cache.rows import Array
 from acclimate.cache.store import Store
+from acclimate.choices import Precision
 from acclimate.data.broken import BrokenImages
 from acclimate.data.domain import Domain, Indices
 from acclimate.data.inputs import ImageInputs, RowInputs
@@ -206,6 +207,15 @@ def _blocks(
     for readable, rows in track(_in_threads(block, parts), "Computing features", len(parts)):
         if len(readable):
             yield readable, rows
+
+
+def as_cached(f: Tensor, precision: Precision) -> Tensor:
+    """A frozen network's output (B, ...) rounded as the cache keeps it, which is what a method is trained on.
+
+    A number that is too large for the precision stays as it is.
+    """
+    rounded = f.to(TORCH[precision]).float()
+    return torch.where(rounded.isfinite(), rounded, f)
 
 
 def _on_disk(f: Tensor, precision: str) -> Array:

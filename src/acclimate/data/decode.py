@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,8 @@ from acclimate.data.domain import Domain
 from acclimate.errors import DataError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+ImageInHand: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any]
 
 MAX_PIXELS = 178_956_970
 
@@ -37,12 +39,12 @@ class BrokenImageError(DataError):
         reason: Why, in a few words.
     """
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} cannot be read as an image ({reason}): replace or remove it.")
+    def __init__(self, name: str | Path, reason: str) -> None:
+        super().__init__(f"{name} cannot be read as an image ({reason}): replace or remove it.")
         self.reason = reason
 
 
-def read_image(path: str | Path, at_least: int | None = None) -> Image.Image:
+def read_image(path: str | os.PathLike[str], at_least: int | None = None) -> Image.Image:
     """Decodes a file as an upright RGB image of 8 bits a channel.
 
     The first frame of several counts. Transparent pixels are laid on white, deep grey values are scaled to 8 bits.
@@ -60,6 +62,60 @@ def read_image(path: str | Path, at_least: int | None = None) -> Image.Image:
         return _decode(path.read_bytes(), at_least)
     except Exception as error:  # on damaged files Pillow's decoders raise errors of a dozen unrelated types
         raise BrokenImageError(path, _reason(error)) from error
+
+
+def in_hand(images: ImageInHand | Iterable[ImageInHand]) -> list[ImageInHand]:
+    """One image or several, as a list.
+
+    Args:
+        images: What `picture_in_hand` takes, or any number of those. An array (H, W) or (H, W, 1, 3 or 4) is one image,
+            any other (N, ...) as many as it has entries.
+
+    Raises:
+        DataError: There are none.
+    """
+    if isinstance(images, np.ndarray):
+        found = [images] if images.ndim == 2 or images.shape[2:] in ((1,), (3,), (4,)) else list(images)
+    elif isinstance(images, str | os.PathLike | bytes | Image.Image):
+        found = [images]
+    else:
+        found = list(images)
+    if not found:
+        raise DataError("There are no images: give at least one.")
+    return found
+
+
+def picture_in_hand(image: ImageInHand, name: str, at_least: int | None = None) -> Image.Image:
+    """An image that a Python caller has, as `read_image` gives it.
+
+    Args:
+        image: The path of a file, the bytes of one, an image of Pillow, or uint8 pixels (H, W) or (H, W, 1, 3 or 4).
+        name: What messages call it, where it is no path.
+        at_least: As for `read_image`.
+
+    Raises:
+        BrokenImageError: It cannot be read as an image.
+        DataError: It is something else.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(image, at_least)
+    try:
+        match image:
+            case bytes():
+                return _decode(image, at_least)
+            case Image.Image():
+                return _upright(image)
+            case np.ndarray() if image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] in ((1,), (3,), (4,))):
+                return _to_rgb(Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image))
+    except Exception as error:  # as in `read_image`
+        raise BrokenImageError(name, _reason(error)) from error
+    what = (
+        f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else f"of type {type(image).__name__}"
+    )
+    raise DataError(
+        f"{name} is {what}: give a path, the bytes of an image file, an image of Pillow, or uint8 pixels (H, W) or "
+        "(H, W, 1, 3 or 4)."
+    )
 
 
 def picture(domain: Domain, position: int, at_least: int | None = None) -> Image.Image:
@@ -85,6 +141,10 @@ def _decode(content: bytes, at_least: int | None) -> Image.Image:
         image.draft(None, (at_least, at_least))
     with _without_pillow_limit() if pixels > MAX_PIXELS // 2 else nullcontext():  # TIFF asks the limit here again
         image.load()
+    return _upright(image)
+
+
+def _upright(image: Image.Image) -> Image.Image:
     with suppress(Exception):  # metadata too damaged to read says nothing of the orientation
         image = ImageOps.exif_transpose(image)
     return _to_rgb(image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 
 from acclimate.choices import Augment
 from acclimate.data.broken import AHEAD, BrokenImages
-from acclimate.data.decode import THREADS, BrokenImageError, Pixels, picture
+from acclimate.data.decode import THREADS, BrokenImageError, ImageInHand, Pixels, picture, picture_in_hand
 from acclimate.data.domain import Domain, Indices
 from acclimate.data.preprocess import Preprocess
 from acclimate.errors import DataError
@@ -139,6 +139,56 @@ class DatasetInputs:
         samples = [self.dataset[i] for i in index.tolist()]
         x: Tensor = default_collate([sample[0] if isinstance(sample, tuple) else sample for sample in samples])
         return x.float()
+
+
+class InHandInputs:
+    """Images that a Python caller has in hand, decoded as batches need them, as evaluation sees them.
+
+    Args:
+        images: N images, each in one of the forms that `picture_in_hand` takes.
+        preprocess: How they become inputs.
+    """
+
+    def __init__(self, images: Sequence[ImageInHand], preprocess: Preprocess) -> None:
+        self.images = images
+        self.preprocess = preprocess
+        self._pool = ThreadPoolExecutor(THREADS)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
+        """The images at `index`, (B, C, size, size) float32.
+
+        Raises:
+            DataError: One of them is no image or cannot be read.
+        """
+        return self.preprocess.normalised(np.stack([*self._pool.map(self._view, index.tolist())]))
+
+    def _view(self, position: int) -> Pixels:
+        name = f"Image {position + 1:,} of {len(self):,}"
+        image = picture_in_hand(self.images[position], name, at_least=self.preprocess.resize)
+        return self.preprocess.plain(self.preprocess.resized(image))
+
+
+class MappedInputs:
+    """What a function makes of other inputs, batch by batch.
+
+    Args:
+        function: From a batch (B, ...) to a batch (B, ...).
+        inputs: N samples.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], inputs: Inputs) -> None:
+        self.function = function
+        self.inputs = inputs
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
+        """What the function makes of the inputs at `index`, (B, ...)."""
+        return self.function(self.inputs.batch(index, rng))
 
 
 MEMORY = 2**30  # bytes of resized images that are kept

@@ -151,7 +151,7 @@ def _predicted(model: Model, domain: Domain, screen: Listener) -> tuple[Probabil
     """The probabilities of the images that can be read, and which cannot. Each is decoded once."""
     broken = BrokenImages(domain)
     with broken.found(screen.track):
-        probabilities = model.predict(domain, screen.track, broken)
+        probabilities = model.predict(domain, screen.track, broken).probabilities
     for name, reason in broken.skipped[:MOST_WARNINGS]:
         screen.warn(f"{name} is left out: {reason}.")
     if len(broken.skipped) > MOST_WARNINGS:
