@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import inspect
+import json
 import pickle
 from collections.abc import Iterator
 from dataclasses import fields
@@ -334,6 +335,55 @@ def test_a_pickled_classifier_predicts_the_same(name: str) -> None:
     X_t, classifier = domains()[2], fitted(name)
     again = pickle.loads(pickle.dumps(classifier))  # noqa: S301 (its own)
     np.testing.assert_array_equal(again.predict_proba(X_t), classifier.predict_proba(X_t))
+
+
+# --- on disk -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [[10, 2], ["b", "a"], [True, False], [0.0, -1.0], np.array(["x", "y"], object)])
+def test_a_saved_classifier_is_as_it_was(labels: Any, tmp_path: Path) -> None:
+    X, y, X_t, _ = domains(n=40)
+    classifier = quick(random_state=np.int64(3)).fit(X, np.asarray(labels)[y], X_target=X_t)
+    classifier.save(tmp_path / "new" / "folder")
+    again = AdaptiveClassifier.load(tmp_path / "new" / "folder", device="cpu")
+    np.testing.assert_array_equal(again.predict_proba(X_t), classifier.predict_proba(X_t))
+    np.testing.assert_array_equal(again.predict(X_t), classifier.predict(X_t))
+    assert again.classes_.dtype == classifier.classes_.dtype
+    assert again.n_features_in_ == 3
+    assert again.get_params() == {**classifier.get_params(), "device": "cpu"}
+    with pytest.raises(ValueError, match="X has 2 features"):
+        again.predict(X_t[:, :2])
+    assert clone(again).fit(X, y, X_target=X_t).score(X, y) > 0.9
+
+
+def test_names_of_columns_are_saved(tmp_path: Path) -> None:
+    pandas = pytest.importorskip("pandas")
+    X, y, X_t, _ = domains(n=40)
+    columns = list("pqr")
+    frame, target = pandas.DataFrame(X, columns=columns), pandas.DataFrame(X_t, columns=columns)
+    quick().fit(frame, y, X_target=target).save(tmp_path)
+    again = AdaptiveClassifier.load(tmp_path)
+    assert again.feature_names_in_.tolist() == columns
+    again.predict(target)
+    with pytest.raises(ValueError, match="feature names"):
+        again.predict(target[columns[::-1]])
+
+
+def test_a_folder_without_a_sound_estimator(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"holds no estimator: name the folder that save wrote\.$"):
+        AdaptiveClassifier.load(tmp_path)
+    fitted("source_only").save(tmp_path)
+    content = json.loads((tmp_path / "estimator.json").read_text())
+    for changes, problem in [
+        ({"schema": 2}, r"is of schema 2"),
+        ({"parameters": {"stepps": 3}}, r"its parameters or its classes are impossible"),
+        ({"dtype": "nonsense"}, r"its parameters or its classes are impossible"),
+        ({"dtype": "<i8", "classes": ["a", "b"]}, r"its parameters or its classes are impossible"),
+        ({"classes": [0, 1, 2]}, r"has other classes than the model beside it"),
+    ]:
+        (tmp_path / "estimator.json").write_text(json.dumps({**content, **changes}))
+        with pytest.raises(DataError, match=rf"estimator\.json {problem}.*\.$|estimator\.json .*\({problem}\).*\.$"):
+            AdaptiveClassifier.load(tmp_path)
 
 
 # --- labels and vectors ------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags, assert_all_finite, check_array, check_consistent_length, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -22,14 +23,18 @@ from acclimate.data.read import domain_of
 from acclimate.errors import DataError, DivergedError
 from acclimate.evaluation.predict import predict
 from acclimate.evaluation.scores import Probabilities
+from acclimate.files import write_json
 from acclimate.machine import pick_device, random_state_kept, torch_threads
 from acclimate.methods import registry
+from acclimate.methods.base import Method
 from acclimate.methods.registry import BASELINE, CONSENSUS
 from acclimate.model import Model
+from acclimate.networks.backbones import BackboneSource
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs.members import FEWEST, Lesson, looks, members_of, most_agreeing, teach
 from acclimate.runs.prepare import Prepared, prepare
 from acclimate.runs.task import Task
+from acclimate.schema import Entry, as_json, damaged, decode, told
 from acclimate.settings import OF_AN_ESTIMATOR, Settings
 from acclimate.training import train
 from acclimate.trust.estimate import Accuracy, reliability
@@ -54,6 +59,26 @@ _DEFAULTS: dict[str, Any] = {
     "random_state": None,
     "verbose": False,
 }
+
+
+ESTIMATOR = "estimator.json"  # beside the files of the model
+
+SCHEMA = 1
+
+_LABELS = "biufUO"  # the kinds of NumPy's types
+
+_LABEL = bool | int | float | str
+
+
+class _Saved(Entry, frozen=True, kw_only=True):
+    """What estimator.json holds: the parameters that are not at their defaults, and what a fit notes of its data."""
+
+    schema: int
+    parameters: dict[str, Any]
+    dtype: str
+    classes: list[bool | int | float | str]
+    columns: int | None
+    names: list[str] | None
 
 
 class AdaptiveClassifier(
@@ -89,7 +114,7 @@ class AdaptiveClassifier(
 
     Attributes:
         classes_: (K,) the labels that occur in `y`, sorted, as they were given.
-        model_: The trained `acclimate.model.Model`. `model_.save(folder)` writes it without pickle.
+        model_: The trained `acclimate.model.Model`. `save(folder)` writes it without pickle.
         X_target_: The target of the fit as it was given, for scorers that look at it; None without one.
         estimate_: After a fit of the consensus, an `acclimate.trust.estimate.Accuracy`: an estimate of the accuracy on
             the target, with a range, from how often the members agree.
@@ -213,6 +238,81 @@ class AdaptiveClassifier(
         check_is_fitted(self, "model_")
         return self.model_.features(self._domain(X, reset=False), self._listener().track)
 
+    def save(self, folder: str | Path) -> None:
+        """Write the model and estimator.json into a folder, made if need be, without pickle.
+
+        The target and what a consensus says of it (`X_target_`, `estimate_`, `reliability_`, `findings_`) are not
+        kept, nor a `RandomState`.
+
+        Args:
+            folder: Where to.
+
+        Raises:
+            DataError: The labels are neither numbers nor text.
+            OSError: The folder cannot be written to.
+        """
+        check_is_fitted(self, "model_")
+        labels = self.classes_
+        if labels.dtype.kind not in _LABELS or not all(isinstance(label, _LABEL) for label in labels.tolist()):
+            raise DataError(f"The labels are {labels.dtype}, which a file cannot hold: fit with numbers or text.")
+        names = getattr(self, "feature_names_in_", None)
+        saved = _Saved(
+            schema=SCHEMA,
+            parameters=_saved_parameters(self.get_params(deep=False)),
+            dtype=labels.dtype.str,
+            classes=labels.tolist(),
+            columns=getattr(self, "n_features_in_", None),
+            names=None if names is None else names.tolist(),
+        )
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.model_.save(folder)
+        write_json(folder / ESTIMATOR, as_json(saved))
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        device: str = "auto",
+        *,
+        method: str | type[Method] | None = None,
+        backbone: BackboneSource | None = None,
+    ) -> AdaptiveClassifier:
+        """Read what `save` wrote. It is safe to open from a stranger: nothing is unpickled, and no file is run.
+
+        Args:
+            folder: Where it lies.
+            device: Where it is to run, as the parameter of this name.
+            method: The method that it was fitted with, where that is a class or from a file.
+            backbone: The backbone that it was fitted with, where that is a module or from a file.
+
+        Raises:
+            DataError: The folder holds no estimator, or a damaged one.
+            OptionError: The device does not exist, or the method or the backbone has to be given again.
+        """
+        folder = Path(folder)
+        try:
+            content = (folder / ESTIMATOR).read_bytes()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DataError(f"{folder} holds no estimator: name the folder that save wrote.") from error
+        with told(folder / ESTIMATOR, "fit and save it again"):
+            saved = decode(content, _Saved, schema=SCHEMA)
+            again = {"device": device, "method": method, "backbone": backbone}
+            parameters = saved.parameters | {name: value for name, value in again.items() if value is not None}
+            try:
+                classifier, labels = cls(**parameters), np.array(saved.classes, np.dtype(saved.dtype))
+            except (TypeError, ValueError) as error:
+                raise damaged("its parameters or its classes are impossible") from error
+        classifier.model_ = Model.load(folder, pick_device(device), method=method, backbone=backbone)
+        if len(labels) != len(classifier.model_.spec.classes):
+            raise DataError(f"{folder / ESTIMATOR} has other classes than the model beside it: fit and save it again.")
+        classifier.classes_, classifier.X_target_ = labels, None
+        if saved.columns is not None:
+            classifier.n_features_in_ = saved.columns
+        if saved.names is not None:
+            classifier.feature_names_in_ = np.array(saved.names, dtype=object)
+        return classifier
+
     @property
     def _n_features_out(self) -> int:
         """How many features `transform` gives, for the names that scikit-learn makes of them."""
@@ -307,6 +407,17 @@ def _taught(settings: Settings, task: Task, ready: Prepared, screen: Listener) -
         raise DivergedError(f"Fewer than {FEWEST} members of the consensus are left; use a smaller learning rate (lr).")
     members = np.stack(votes)
     return _Taught(teach(ready, members, looks(methods[most_agreeing(members)]), settings.seed), p_before)
+
+
+def _saved_parameters(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Those that differ from their defaults and that JSON has: neither a class nor a module nor a RandomState."""
+    plain: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if isinstance(value, os.PathLike | torch.device):
+            plain[name] = str(value)
+        elif isinstance(value, dict | str | int | float | np.generic) and value != _DEFAULTS[name]:
+            plain[name] = value.item() if isinstance(value, np.generic) else value
+    return plain
 
 
 def _train(settings: Settings, ready: Prepared, screen: Listener) -> None:
