@@ -26,7 +26,18 @@ from acclimate.runs import run as experiment
 from acclimate.runs.files import RUN_FILES, read_predictions
 from acclimate.schema import as_json
 from acclimate.training import Checkpoint, Step
-from tiny import acclimate, in_closed_form, network, pictures, refused, samples_for, succeeds, trained_alone, vectors
+from tiny import (
+    AtOnce,
+    acclimate,
+    in_closed_form,
+    network,
+    pictures,
+    refused,
+    samples_for,
+    succeeds,
+    trained_alone,
+    vectors,
+)
 
 FILES = {"model.safetensors", "model.json", "record.json", "metrics.jsonl", "predictions.csv", "skipped.csv"}
 SMALL = ("--bottleneck", "8", "--batch-size", "6")
@@ -205,7 +216,10 @@ def test_target_labels_never_reach_training(method: str, tmp_path: Path) -> None
 # --- the same command again ----------------------------------------------------------------------------------------
 
 
-def test_the_same_command_again_trains_nothing(arrays: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_same_command_again_trains_nothing(
+    arrays: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acclimate.screen.Timer", AtOnce)
     out = tmp_path / "run"
     command = ("fit", *arrays, *SMALL, "--steps", "5", "--method", "dann", "--compare", "--out", out)
     first = succeeds(*command, "--json")
