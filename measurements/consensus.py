@@ -23,14 +23,14 @@ from acclimate.machine import pick_device, torch_threads
 from acclimate.methods.registry import BASELINE
 from acclimate.progress import NOBODY, silent
 from acclimate.runs.directory import baseline
-from acclimate.runs.files import read_predictions
+from acclimate.runs.files import Predictions, read_predictions
 from acclimate.runs.judge import judge
-from acclimate.runs.members import View
+from acclimate.runs.members import UNFAMILIAR, Lesson, View
 from acclimate.runs.prepare import prepare
 from acclimate.runs.record import MemberRecord, RunRecord, read_record
 from acclimate.runs.task import Task, read_task
 from acclimate.settings import Settings
-from acclimate.trust.consensus import ballots, class_means, familiarity, neighbours
+from acclimate.trust.consensus import ballots, familiarity
 
 HARM = 0.05  # below source-only, from which on a run is held to be harmful
 
@@ -190,9 +190,14 @@ def _judged(runs: list[Run]) -> Iterator[tuple[float, str, set[str], str]]:
             trust = judge(Settings.of(**record.settings), record, task, folder, baseline(run.folder))
             checks = {finding.check for finding in trust.findings if finding.level != "fact"}
             yield member.accuracy - run.before, trust.level, checks, "member"
-        assert run.record.trust is not None
-        checks = {finding.check for finding in run.record.trust.findings if finding.level != "fact"}
-        yield run.accuracy - run.before, run.record.trust.level, checks, "consensus"
+        said = _read(run, task, "")
+        of_source_only = next(m for m in run.members.values() if m.folder.endswith(BASELINE))
+        p_before = _read(run, task, of_source_only.folder).probabilities
+        findings = _lesson(settings, task, run).findings(
+            said.probabilities, p_before, run.record.model.classes, settings.seed
+        )
+        checks = {finding.check for finding in findings.found if finding.level != "fact"}
+        yield run.accuracy - run.before, findings.level, checks, "consensus"
 
 
 def unknown(runs: list[Run]) -> None:
@@ -206,7 +211,7 @@ def unknown(runs: list[Run]) -> None:
         if not foreign.any():
             continue
         scores = _familiarity(settings, task, run)
-        flagged = scores["familiarity"] < 0.5
+        flagged = scores["familiarity"] < UNFAMILIAR
         rows.append(
             [
                 run.task,
@@ -221,21 +226,27 @@ def unknown(runs: list[Run]) -> None:
 
 def _familiarity(settings: Settings, task: Task, run: Run) -> dict[str, npt.NDArray[np.float64]]:
     """Figures that are to be low where an image is of no class of the source, each (N,)."""
-    ready = prepare(settings, task, pick_device("cpu"), silent)
-    classes = ready.task.source.classes
-    net = ready.model.method.net
-    view = View.of(ready, lambda x: net.pool(net.map(x)), settings.seed)
-    size = (len(ready.target), len(classes))
-    votes = [read_predictions(run.folder / m.folder / "predictions.csv", *size).predicted for m in run.members.values()]
-    members = np.array([[classes.index(name) for name in vote] for vote in votes])
-    voters = np.vstack([members, class_means(view.source, view.labels, view.target, len(classes))])
-    said = read_predictions(run.folder / "predictions.csv", *size)
+    lesson, said = _lesson(settings, task, run), _read(run, task, "")
     assert said.reliability is not None
     return {
-        "familiarity": familiarity(ballots(voters, len(classes)), neighbours(view.target)),
+        "familiarity": familiarity(ballots(lesson.voters, len(run.record.model.classes)), lesson.graph),
         "reliability": said.reliability,
         "confidence": said.probabilities.max(1),
     }
+
+
+def _lesson(settings: Settings, task: Task, run: Run) -> Lesson:
+    """What the members of a run say together, formed again from their files."""
+    ready = prepare(settings, task, pick_device("cpu"), silent)
+    net, classes = ready.model.method.net, run.record.model.classes
+    view = View.of(ready, lambda x: net.pool(net.map(x)), settings.seed)
+    votes = [_read(run, task, member.folder).predicted for member in run.members.values()]
+    members = np.array([[classes.index(name) for name in vote] for vote in votes])
+    return Lesson.of(members, view, len(classes), pretrained=True)
+
+
+def _read(run: Run, task: Task, folder: str) -> Predictions:
+    return read_predictions(run.folder / folder / "predictions.csv", len(task.target), len(run.record.model.classes))
 
 
 def _readable(settings: Settings) -> Task:

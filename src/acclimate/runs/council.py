@@ -128,7 +128,7 @@ class Council:
             members=tuple(self._records(p.argmax(1))),
             shares=estimated,
             rough=rough,
-            unfamiliar=float(self.lesson.unfamiliar.mean()),
+            unfamiliar=float(self.lesson.unfamiliar.mean()) if self.lesson.unfamiliar is not None else None,
         )
 
     def _probabilities(self, member: Member, ready: Prepared) -> Probabilities:

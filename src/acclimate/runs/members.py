@@ -26,6 +26,7 @@ from acclimate.settings import RECIPE, Recipe, Settings
 from acclimate.trust.consensus import (
     Classes,
     Features,
+    agreement,
     agreements,
     ballots,
     class_means,
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FEWEST = 2
-UNFAMILIAR = 0.5  # of the voters, on average around an image: below it they are at odds about all images like it
+UNFAMILIAR = 0.6  # of the voters, on average around an image: below it they are at odds about all images like it
+TELLING = 0.55  # agreement of two voters, below which they are at odds about images of known classes as well
 
 
 class Member(NamedTuple):
@@ -132,7 +134,7 @@ class Lesson:
         graph: (n, n) what the votes spread over.
         classes: (n,) the consensus.
         weights: (n,) how much each image counts in teaching.
-        unfamiliar: (n,) bool, the images that look like no class of the source.
+        unfamiliar: (n,) bool, the images that look like no class of the source; None where that cannot be told.
     """
 
     members: Classes
@@ -142,7 +144,7 @@ class Lesson:
     graph: csr_array
     classes: Classes
     weights: npt.NDArray[np.float64]
-    unfamiliar: npt.NDArray[np.bool_]
+    unfamiliar: npt.NDArray[np.bool_] | None
 
     @classmethod
     def of(cls, members: Classes, view: View, K: int, *, pretrained: bool) -> Lesson:
@@ -151,7 +153,8 @@ class Lesson:
         voters = np.vstack([members[:, view.chosen], means])
         S = neighbours(view.target)
         Z = consensus(voters, S, K)
-        unfamiliar = familiarity(ballots(voters, K), S) < UNFAMILIAR
+        told = agreement(voters) >= TELLING
+        unfamiliar = familiarity(ballots(voters, K), S) < UNFAMILIAR if told else None
         return cls(members, view, voters, pretrained, S, Z.argmax(1), confidence_ranks(Z), unfamiliar)
 
     @property
