@@ -209,6 +209,19 @@ def test_reverse_accuracy_on_frozen_features() -> None:
     assert of("frozen_reverse_accuracy", p_target=one_hot([0] * 120, 0.9), **frozen) == pytest.approx(1 / 3)
 
 
+def test_the_estimated_gain_is_of_the_candidate_over_source_only() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.arange(120) % 3
+    frozen = {"frozen_target": 6 * np.eye(3, 8)[truth] + rng.normal(size=(120, 8))}
+    y = np.arange(60) % 3
+    frozen |= {"frozen_source": 6 * np.eye(3, 8)[y] + rng.normal(size=(60, 8)) + 2, "y_source": y}
+    before = one_hot(np.where(np.arange(120) < 40, (truth + 1) % 3, truth).tolist(), 0.9)
+    right, poor = one_hot(truth.tolist(), 0.9), one_hot(((truth + 1) % 3).tolist(), 0.9)
+    assert of("estimated_gain", p_target=right, p_before=before, **frozen) == pytest.approx(1 / 3, abs=0.02)
+    assert of("estimated_gain", p_target=poor, p_before=before, **frozen) < -0.5
+    assert of("estimated_gain", p_target=before, p_before=before, **frozen) == 0
+
+
 def test_balanced_accuracy_is_that_of_scikit_learn() -> None:
     y, said = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 2, 0, 2])
     assert balanced_accuracy(said, y) == pytest.approx(balanced_accuracy_score(y, said))
@@ -304,6 +317,7 @@ def full(seed: int, n_t: int = 60, n_s: int = 45, K: int = 3) -> Evidence:
         pairs=mixing_pairs(n_t, seed),
         p_reverse=softmax(rng.normal(size=(n_s, K)), axis=1),
         p_dropout=softmax(rng.normal(size=(2, n_t, K)), axis=2),
+        p_before=softmax(z_t + rng.normal(size=(n_t, K)), axis=1),
     )
 
 
@@ -321,7 +335,7 @@ def test_the_order_of_the_images_does_not_matter(name: str, seed: int, images: l
     assert evidence.p_candidates is not None
     assert evidence.p_dropout is not None
     assert evidence.pairs is not None
-    moved = {k: getattr(evidence, k)[i] for k in ("p_target", "z_target", "f_target", "frozen_target")}
+    moved = {k: getattr(evidence, k)[i] for k in ("p_target", "p_before", "z_target", "f_target", "frozen_target")}
     moved |= {k: getattr(evidence, k)[j] for k in ("p_source", "y_source", "f_source", "frozen_source", "p_reverse")}
     moved |= {"p_candidates": evidence.p_candidates[:, i], "p_dropout": evidence.p_dropout[:, i]}
     moved |= {"pairs": place[evidence.pairs]}
@@ -336,7 +350,7 @@ def test_the_order_of_the_classes_does_not_matter(name: str, seed: int, classes:
     evidence = full(seed)
     new = np.array(classes)  # the class that each place now holds
     columns = (
-        "p_target", "z_target", "p_source", "shares", "p_candidates", "p_mixed", "p_reverse", "p_dropout"
+        "p_target", "p_before", "z_target", "p_source", "shares", "p_candidates", "p_mixed", "p_reverse", "p_dropout"
     )  # fmt: skip
     moved = {k: getattr(evidence, k)[..., new] for k in columns}
     place = np.argsort(new)
@@ -372,6 +386,7 @@ COLLAPSE_TABLE: dict[str, tuple[float | None, float | None, float | None]] = {
     "frozen_reverse_accuracy": (1.0, 0.333, 0.333),
     "reverse_accuracy": (0.875, 0.333, 0.333),
     "neighbour_consistency": (0.983, 1.0, 1.0),
+    "estimated_gain": (0.25, -0.417, -0.417),
     "ensv": (0.333, 1.0, 1.0),
     "vote": (0.667, 0.667, 0.667),
     "mixval_intra": (1.0, 1.0, 1.0),
@@ -396,6 +411,7 @@ def models() -> list[Evidence]:
     features = [(frozen_t, frozen_s), tuple(rng.normal(size=(2, 120, 6))), tuple(rng.normal(size=(2, 120, 6)))]
     pairs = mixing_pairs(120)
     everyone = np.stack([softmax(z, axis=1) for z, _ in logits])
+    before = 0.1 + 0.7 * np.eye(3)[np.where(np.arange(120) % 4 == 0, (y_t + 1) % 3, y_t)]  # right on three quarters
     return [
         Evidence(
             p_target=p,
@@ -412,6 +428,7 @@ def models() -> list[Evidence]:
             pairs=pairs,
             p_reverse=softmax(z[1], axis=1),
             p_dropout=softmax(z[0] + rng.normal(size=(4, 120, 3)), axis=2),
+            p_before=before,
         )
         for p, z, f in zip(everyone, logits, features, strict=True)
     ]

@@ -19,6 +19,7 @@ from acclimate.trust.validators import (
     ballots,
     clusters,
     entropies,
+    graph_of,
     nearest,
     source_accuracy,
     tally,
@@ -125,7 +126,7 @@ def choose(candidates: Sequence[Candidate], classes: Sequence[str], *, baseline:
     everyone = np.stack([c.evidence.need("vote", "p_target")[0] for c in finite])  # (m, n_T, K)
     predictions = {c.name: p.argmax(1) for c, p in zip(finite, everyone, strict=True)}
     votes = _vote(passing, predictions, len(classes))
-    shared = {"shares": shares, "p_candidates": everyone, **_structure(before.evidence)}
+    shared = {"shares": shares, "p_candidates": everyone, "p_before": p_before, **_structure(before.evidence)}
     judged = []
     for candidate in candidates:
         if candidate not in finite:
@@ -215,9 +216,10 @@ def _structure(evidence: Evidence) -> dict[str, Any]:
         return {}
     p, f = evidence.need("frozen_class_ami", "p_target", "frozen_target")
     K = p.shape[1]
+    found = {"frozen_target": f, "graph": graph_of(f, evidence.seed)}
     if len(f) < K:
-        return {"frozen_target": f}
-    return {"frozen_target": f, "clusters": clusters(f, K, evidence.seed), "neighbours": nearest(f, evidence.seed)}
+        return found
+    return found | {"clusters": clusters(f, K, evidence.seed), "neighbours": nearest(f, evidence.seed)}
 
 
 def _scores(evidence: Evidence) -> tuple[dict[str, float], dict[str, str]]:

@@ -28,6 +28,7 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 INTERCEPT = 0.4
 SLOPE = 2.0
+SLOPE_ALIKE = 1.0  # of voters that err alike
 WIDTH = 0.5
 EXTREME = 0.98  # an agreement beyond which the estimate does not rise
 
@@ -52,10 +53,10 @@ class Accuracy:
 def estimate_accuracy(votes: Classes, *, alike: bool = False) -> Accuracy:
     """Estimate the accuracy of the consensus from how often its voters agree.
 
-        value = 1 / (1 + exp(-INTERCEPT - SLOPE log(a / (1 - a)))),    or a itself where voters err alike
+        value = 1 / (1 + exp(-INTERCEPT - slope log(a / (1 - a))))
         range = value -+ WIDTH sqrt(value (1 - value) + 0.01), within 0 and 1
 
-    a is the voters' mean pairwise agreement, kept between 0.02 and 0.98. Voters that err independently agree where both
+    a is the voters' mean pairwise agreement, kept between 0.02 and 0.98; the slope is `SLOPE`, or `SLOPE_ALIKE`. Voters that err independently agree where both
     are right, and elsewhere only by chance; the constants turn that into the accuracy of what all decide together.
     Voters that err alike agree more than they should, and the estimate is then too high.
 
@@ -67,7 +68,8 @@ def estimate_accuracy(votes: Classes, *, alike: bool = False) -> Accuracy:
     """
     a = agreement(votes)
     clipped = min(max(a, 1 - EXTREME), EXTREME)
-    value = clipped if alike else 1 / (1 + math.exp(-INTERCEPT - SLOPE * math.log(clipped / (1 - clipped))))
+    slope = SLOPE_ALIKE if alike else SLOPE
+    value = 1 / (1 + math.exp(-INTERCEPT - slope * math.log(clipped / (1 - clipped))))
     half = WIDTH * math.sqrt(value * (1 - value) + 0.01)
     return Accuracy(value, max(value - half, 0.0), min(value + half, 1.0), a)
 

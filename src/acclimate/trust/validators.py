@@ -32,6 +32,9 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from acclimate.errors import DataError, OptionError
+from acclimate.trust import consensus
+from acclimate.trust.consensus import class_means
+from acclimate.trust.estimate import estimate_gain
 
 Floats: TypeAlias = npt.NDArray[np.float64]
 Classes: TypeAlias = npt.NDArray[np.int64]
@@ -49,6 +52,7 @@ NEEDS = {
     "p_target": "the target's class probabilities",
     "z_target": "the target's logits",
     "f_target": "the target's features",
+    "p_before": "the target's class probabilities of source-only",
     "p_source": "the class probabilities of a held-out part of the source",
     "y_source": "the labels of a held-out part of the source",
     "f_source": "the features of a held-out part of the source",
@@ -73,6 +77,7 @@ class Evidence:
         p_target: (n_T, K) class probabilities of the target's images.
         z_target: (n_T, K) logits, before the softmax.
         f_target: (n_T, d) features in which the candidate compares the domains.
+        p_before: (n_T, K) what source-only says of the same images.
         p_source: (n_S, K) class probabilities of source images that stayed out of training.
         y_source: (n_S,) their labels, positions in the classes.
         f_source: (n_S, d) their features.
@@ -81,6 +86,8 @@ class Evidence:
         clusters: (n_T,) the cluster of each image in `frozen_target`, as `clusters` makes them; -1 for an image that is
             not in the sample. Where it is not given, it is computed: give it to judge many candidates.
         neighbours: (n_T, 5) positions of the nearest images in `frozen_target`, as `nearest` finds them; likewise.
+        graph: The `consensus.neighbours` among the same images' frozen features, of the sample of a large target;
+            likewise.
         shares: (K,) the estimated shares of the classes in the target, which add up to 1.
         p_candidates: (m, n_T, K) class probabilities of all candidates, this one among them.
         p_mixed: (M, K) class probabilities of images 0.55 x_a + 0.45 x_b of the target.
@@ -97,6 +104,7 @@ class Evidence:
     p_target: npt.NDArray[Any] | None = None
     z_target: npt.NDArray[Any] | None = None
     f_target: npt.NDArray[Any] | None = None
+    p_before: npt.NDArray[Any] | None = None
     p_source: npt.NDArray[Any] | None = None
     y_source: npt.NDArray[Any] | None = None
     f_source: npt.NDArray[Any] | None = None
@@ -104,6 +112,7 @@ class Evidence:
     frozen_source: npt.NDArray[Any] | None = None
     clusters: npt.NDArray[Any] | None = None
     neighbours: npt.NDArray[Any] | None = None
+    graph: csr_array | None = None
     shares: npt.NDArray[Any] | None = None
     p_candidates: npt.NDArray[Any] | None = None
     p_mixed: npt.NDArray[Any] | None = None
@@ -160,6 +169,7 @@ SHAPES = {
     "p_target": ("n_T", "K"),
     "z_target": ("n_T", "K"),
     "f_target": ("n_T", "d"),
+    "p_before": ("n_T", "K"),
     "p_source": ("n_S", "K"),
     "y_source": ("n_S",),
     "f_source": ("n_S", "d"),
@@ -176,8 +186,8 @@ SHAPES = {
 }
 WHOLE = ("y_source", "pairs", "clusters", "neighbours")
 FEATURES = ("f_target", "f_source", "frozen_target", "frozen_source")
-PROBABILITIES = ("p_target", "p_source", "shares", "p_candidates", "p_mixed", "p_reverse", "p_dropout")
-assert {*SHAPES, "seed"} == {field.name for field in fields(Evidence)}
+PROBABILITIES = ("p_target", "p_before", "p_source", "shares", "p_candidates", "p_mixed", "p_reverse", "p_dropout")
+assert {*SHAPES, "graph", "seed"} == {field.name for field in fields(Evidence)}
 
 
 # --- of the target's probabilities ----------------------------------------------------------------------------------
@@ -525,6 +535,30 @@ def frozen_reverse_accuracy(evidence: Evidence) -> float:
     return balanced_accuracy(said, y[judged])
 
 
+def estimated_gain(evidence: Evidence) -> float:
+    """The estimated change of the accuracy against source-only, by `estimate.estimate_gain`: ours.
+
+    Source-only, the candidate and the class means of the frozen features vote, and the votes spread over the graph of
+    the target's frozen features; the figure is how much better than source-only the candidate agrees with the outcome.
+    Misled where the frozen features do not bring images of a class together, and by classes that the source lacks.
+    """
+    p, p_before, f_t, f_s, y = evidence.need(
+        "estimated_gain", "p_target", "p_before", "frozen_target", "frozen_source", "y_source"
+    )
+    K = p.shape[1]
+    if len(np.unique(y)) < K:
+        raise DataError("The validator estimated_gain needs source images of every class: give more of the source.")
+    kept = _sample(len(f_t), evidence.seed)
+    graph = evidence.graph if evidence.graph is not None else graph_of(f_t, evidence.seed)
+    means = class_means(f_s, y, f_t[kept], K)
+    return estimate_gain(p_before[kept].argmax(1), p[kept].argmax(1), means, graph, K)
+
+
+def graph_of(frozen: npt.NDArray[Any], seed: int) -> csr_array:
+    """The graph that `estimated_gain` spreads votes over: of all images, or of the sample of a large target."""
+    return consensus.neighbours(frozen[_sample(len(frozen), seed)])
+
+
 def reverse_accuracy(evidence: Evidence) -> float:
     """The balanced accuracy on the source of the method trained back from the target, under its own predictions.
 
@@ -756,7 +790,7 @@ VALIDATORS: dict[str, Validator] = {
         entropy, diversity, im, im_shares, nuclear_norm, corr_c, snd, ac, mano, aetta,
         source_accuracy, doc, atc, iwcv, dev, devn,
         class_ami, frozen_class_ami, class_ss, frozen_reverse_accuracy, reverse_accuracy, neighbour_consistency,
-        ensv, vote, mixval_intra, mixval_inter, mixval,
+        estimated_gain, ensv, vote, mixval_intra, mixval_inter, mixval,
     )
 }  # fmt: skip
 """Every validator by its name."""
