@@ -56,9 +56,10 @@ def estimate_accuracy(votes: Classes, *, alike: bool = False) -> Accuracy:
         value = 1 / (1 + exp(-INTERCEPT - slope log(a / (1 - a))))
         range = value -+ WIDTH sqrt(value (1 - value) + 0.01), within 0 and 1
 
-    a is the voters' mean pairwise agreement, kept between 0.02 and 0.98; the slope is `SLOPE`, or `SLOPE_ALIKE`. Voters that err independently agree where both
-    are right, and elsewhere only by chance; the constants turn that into the accuracy of what all decide together.
-    Voters that err alike agree more than they should, and the estimate is then too high.
+    a is the voters' mean pairwise agreement, kept between 0.02 and 0.98; the slope is `SLOPE`, or `SLOPE_ALIKE`. Voters
+    that err independently agree where both are right, and elsewhere only by chance; the constants turn that into the
+    accuracy of what all decide together. Voters that err alike agree more than they should, and the estimate is then
+    too high.
 
     Args:
         votes: (M, N) the predicted classes of the M >= 2 voters of the consensus: its members and the class means.
