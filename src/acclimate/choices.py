@@ -46,6 +46,8 @@ Metric: TypeAlias = Literal["accuracy", "mean_per_class"]
 
 PublishedMetric: TypeAlias = Literal["accuracy", "mean_per_class", "domain_error"]
 
+PredictionFormat: TypeAlias = Literal["csv", "jsonl"]
+
 TableFormat: TypeAlias = Literal["terminal", "markdown", "latex", "csv"]
 
 OriginKind: TypeAlias = Literal["file", "package", "python"]

@@ -174,6 +174,8 @@ class Model:
             return ArrayInputs(np.asarray(domain.items)[None])
         if broken is not None and broken.known:
             domain, broken = broken.left, None
+            if not len(domain):
+                return ArrayInputs(np.empty((1, 0)))
         if self.frozen is None:
             return image_inputs(domain, self.spec.preprocess, augment, images=images, broken=broken)
         content = Content(

@@ -338,8 +338,8 @@ def test_an_option_for_images_with_vectors(arrays: tuple[Path, Path], options: l
     [
         (["fit", "--source", "s", "--target", "t"], "Missing option '--out'"),
         (["fit", "--target", "t", "--out", "o"], "Missing option '--source'"),
-        (["predict", "run"], "Missing argument 'DATA'"),
-        (["predict", "run", "data"], "Missing option '--out'"),
+        (["predict", "run"], "Missing argument 'DATA...'"),
+        (["predict", "run", "data", "--top", "0"], "Invalid value for '--top'"),
         (["evaluate"], "Missing argument 'RUN'"),
         (["fti"], "No such command 'fti'."),
         (["fit", "--stpes", "3"], "No such option: --stpes"),

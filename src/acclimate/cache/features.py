@@ -125,6 +125,8 @@ def _cached(
     if broken is not None:
         _note_twins(broken, wanted, np.flatnonzero(positions < 0))
         positions = positions[broken.readable]
+        if not len(positions):
+            return RowInputs(np.empty((0, 1)), positions)  # all are broken
     if rows is None or (positions < 0).any():
         raise FileNotFoundError(errno.ENOENT, "it was deleted meanwhile")
     return RowInputs(rows, positions)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from acclimate.choices import PredictionFormat
 from acclimate.cli.command import BackboneAgain, Debug, Device, Json, MethodAgain, Quiet, RunFolder, run_command
 from acclimate.errors import OptionError
 from acclimate.settings import DATA_FORMS
@@ -17,8 +18,35 @@ if TYPE_CHECKING:
 
 def predict(
     run: RunFolder,
-    data: Annotated[str, typer.Argument(metavar="DATA", help=f"The images: a folder, or {DATA_FORMS}.")],
-    out: Annotated[Path, typer.Option(help="The CSV to write: path, predicted, confidence, one column a class.")],
+    data: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="DATA...",
+            help=f"The images: files, folders, {DATA_FORMS}, or - for a list of files on standard input.",
+        ),
+    ],
+    out: Annotated[
+        str | None,
+        typer.Option(
+            help="The file to write; - is standard output, where predictions go if neither --out nor --link is given."
+        ),
+    ] = None,
+    form: Annotated[
+        PredictionFormat | None,
+        typer.Option(
+            "--format",
+            help="csv: path, predicted, confidence, one column a class; jsonl: one JSON object a line, also for a file "
+            "that ends in .jsonl.",
+        ),
+    ] = None,
+    top: Annotated[
+        int | None, typer.Option(min=1, help="Name so many of the most probable classes, in place of all.")
+    ] = None,
+    link: Annotated[Path | None, typer.Option(help="A new folder of links to the images, one folder a class.")] = None,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="With --link: images of less confidence go to the folder 'unsure'."),
+    ] = None,
     method: MethodAgain = None,
     backbone: BackboneAgain = None,
     device: Device = "auto",
@@ -30,9 +58,33 @@ def predict(
 
     def work(screen: Screen) -> None:
         from acclimate.runs import use
+        from acclimate.runs.output import STDOUT, UNSURE
 
-        result = use.predict_images(run, data, out, screen, device=device, method=method, backbone=backbone)
-        screen.say(f"{result['items']:,} predictions are in {out}.")
+        if min_confidence is not None and link is None:
+            raise OptionError("--min-confidence says which images --link puts apart: name a folder with --link.")
+        to = out if out is not None or link is not None else STDOUT
+        if json and to == STDOUT:
+            raise OptionError(
+                "With --json, a summary goes to standard output: name a file for the predictions with --out."
+            )
+        result = use.predict_images(
+            run,
+            data,
+            to,
+            screen,
+            form=form,
+            top=top,
+            link=link,
+            min_confidence=min_confidence,
+            device=device,
+            method=method,
+            backbone=backbone,
+        )
+        if to not in (None, STDOUT):
+            screen.say(f"{result['items']:,} predictions are in {to}.")
+        if link is not None:
+            apart = f", {result[UNSURE]:,} of them in {link / UNSURE}" if min_confidence is not None else ""
+            screen.say(f"{result['items']:,} images are linked in {link}{apart}.")
         screen.show_json(result)
 
     run_command(work, json=json, quiet=quiet, debug=debug, computes=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,11 +15,13 @@ import numpy.typing as npt
 
 from acclimate.data.domain import Domain, LabelledDomain, Labels, labelled
 from acclimate.data.formats.arrays import ARRAY_FORMS, array_domain, check_array, npz_part, read_arrays
-from acclimate.data.formats.folder import folder_labels, images_below, read_folder
+from acclimate.data.formats.folder import folder_labels, images_below, is_image, printable, read_folder
 from acclimate.data.formats.lists import file_domain, read_csv, read_list
 from acclimate.data.npz import load_npz
 from acclimate.data.sealed import SealedLabels
 from acclimate.errors import DataError
+
+STDIN = "-"
 
 
 def read_source(spec: str | Path) -> LabelledDomain:
@@ -47,6 +50,44 @@ def read_target(spec: str | Path) -> Domain:
         DataError: `spec` cannot be read or holds nothing.
     """
     return _read(Path(spec), need_labels=False)[0]
+
+
+def read_targets(specs: Sequence[str]) -> Domain:
+    """Reads several targets as one.
+
+    Args:
+        specs: What `read_target` takes, image files, or `-` for a list of image files on standard input, a path a line.
+
+    Returns:
+        The domain, in the order given. Of a single folder, list, table or archive the names are those of
+        `read_target`; otherwise an item's name is the path of its file.
+
+    Raises:
+        DataError: One cannot be read or holds nothing, or an archive of arrays is not alone.
+    """
+    if len(specs) == 1 and not _is_file_of(specs[0]):
+        return read_target(specs[0])
+    items: list[str] = []
+    names: list[str] = []
+    for spec in specs:
+        with _reading(spec):
+            if spec == STDIN:
+                listed = [os.fsdecode(line) for line in sys.stdin.buffer.read().splitlines() if line.strip()]
+                domain = file_domain(listed, Path(), "Standard input")
+            elif _is_file_of(spec):
+                domain = file_domain([spec], Path(), spec)
+            else:
+                domain = read_target(spec)
+        if not isinstance(domain.items, tuple):
+            raise DataError(f"{spec} holds arrays, which are read alone: name nothing else beside it.")
+        items += domain.items
+        names += domain.names if _is_file_of(spec) else map(printable, domain.items)
+    return Domain(tuple(items), tuple(names), " and ".join(specs[:2]) if len(specs) < 3 else "The data")
+
+
+def _is_file_of(spec: str) -> bool:
+    """Whether what a user names is an image file or standard input, and no folder, list, table or archive."""
+    return spec == STDIN or (is_image(spec) and not Path(spec).is_dir())
 
 
 def read_sealed(spec: str | Path) -> tuple[Domain, SealedLabels]:

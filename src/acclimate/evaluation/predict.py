@@ -46,7 +46,7 @@ def predict(
         probabilities = [method.predict(x.to(dtype)).cpu().double().softmax(1).numpy() for x in batches]
     if not all(np.isfinite(p).all() for p in probabilities):
         raise DivergedError("The method's predictions are not finite; train again with a smaller learning rate (--lr).")
-    return np.concatenate(probabilities)
+    return np.concatenate([np.empty((0, method.num_classes)), *probabilities])  # none where all images are broken
 
 
 def features(

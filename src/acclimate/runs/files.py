@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -51,16 +52,55 @@ def write_predictions(
         classes: K names.
         reliability: (N,) the share of a consensus's members that agree, a column before those of the classes.
     """
-    predicted = probabilities.argmax(1)
-    agree = [[]] * len(names) if reliability is None else [[f"{r:.3f}"] for r in reliability.tolist()]
-    _write_csv(
-        path,
-        ["path", "predicted", "confidence", *([] if reliability is None else ["reliability"]), *classes],
-        (
-            [name, classes[k], f"{row[k]:.6f}", *share, *(f"{p:.6f}" for p in row.tolist())]
-            for name, k, share, row in zip(names, predicted, agree, probabilities, strict=True)
-        ),
-    )
+    table = PredictionTable(classes, reliable=reliability is not None)
+    _write_csv(path, table.header, table.rows(names, probabilities, reliability))
+
+
+@dataclass(frozen=True)
+class PredictionTable:
+    """The form of a table of predictions.
+
+    Attributes:
+        classes: K names.
+        top: How many of the most probable classes a row names; None gives every class a column of its own.
+        reliable: Whether there is a column of reliability.
+    """
+
+    classes: Sequence[str]
+    top: int | None = None
+    reliable: bool = False
+
+    @property
+    def header(self) -> list[str]:
+        """The names of the columns."""
+        more = [name for i in range(2, self.named + 1) for name in (f"predicted_{i}", f"confidence_{i}")]
+        rest = self.classes if self.top is None else more
+        return ["path", "predicted", "confidence", *(["reliability"] if self.reliable else []), *rest]
+
+    @property
+    def named(self) -> int:
+        """How many classes are named in a row."""
+        return 1 if self.top is None else min(self.top, len(self.classes))
+
+    def rows(
+        self,
+        names: Sequence[str],
+        probabilities: Probabilities,
+        reliability: npt.NDArray[np.float64] | None = None,
+    ) -> Iterator[list[str]]:
+        """The rows of N items, with six decimals: names (N,), probabilities (N, K), and reliability (N,)."""
+        agree = [[]] * len(names) if reliability is None else [[f"{r:.3f}"] for r in reliability.tolist()]
+        for name, row, share in zip(names, probabilities, agree, strict=True):
+            first, *others = [(self.classes[k], f"{row[k]:.6f}") for k in most_probable(row, self.named)]
+            rest = (
+                [f"{p:.6f}" for p in row.tolist()] if self.top is None else [text for pair in others for text in pair]
+            )
+            yield [name, *first, *share, *rest]
+
+
+def most_probable(row: Probabilities, count: int) -> list[int]:
+    """The positions of so many classes, the most probable first, of a row (K,) of probabilities."""
+    return [int(row.argmax())] if count == 1 else np.argsort(-row, kind="stable")[:count].tolist()
 
 
 class Predictions(NamedTuple):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from acclimate.data.broken import BrokenImages
+from acclimate.choices import PredictionFormat
+from acclimate.data.broken import MOST_BROKEN, BrokenImages
 from acclimate.data.domain import Domain
-from acclimate.data.read import read_sealed, read_target
+from acclimate.data.read import read_sealed, read_targets
 from acclimate.errors import DataError
 from acclimate.evaluation.answers import read_answers
 from acclimate.evaluation.scores import Probabilities, Scores, score
@@ -18,10 +21,13 @@ from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.model import Model
 from acclimate.networks.backbones import BackboneSource
-from acclimate.progress import NOBODY, Listener
-from acclimate.runs.files import RUN_FILES, write_predictions
+from acclimate.progress import NOBODY, Listener, silent
+from acclimate.runs.files import RUN_FILES
+from acclimate.runs.output import STDOUT, UNSURE, Links, table
 from acclimate.runs.record import read_record
 from acclimate.runs.summary import caution
+
+AT_ONCE = 4096  # images that are predicted at a time
 
 MOST_WARNINGS = 10  # of images that cannot be read, one by one
 
@@ -51,50 +57,116 @@ def load(
 
 def predict_images(
     run: Path,
-    data: str,
-    out: Path,
+    data: Sequence[str],
+    out: str | None,
     screen: Listener = NOBODY,
     *,
+    form: PredictionFormat | None = None,
+    top: int | None = None,
+    link: Path | None = None,
+    min_confidence: float | None = None,
     device: str = "auto",
     method: str | None = None,
     backbone: str | None = None,
 ) -> dict[str, Any]:
-    """Classify images with the model of a run, and write a CSV like the run's own predictions.csv.
+    """Classify images with the model of a run, and write what it says of them as it comes.
+
+    `AT_ONCE` images are predicted at a time, so that the memory holds of all images no more than their paths.
 
     Args:
         run: The run directory.
-        data: The images.
-        out: The CSV.
+        data: The images, as for `read_targets`.
+        out: The file to write, like the run's own predictions.csv; "-" for standard output, None for none.
         screen: Where progress and warnings are shown.
+        form: The form of the file; None tells it by its ending.
+        top: Name so many of the most probable classes alone.
+        link: A folder in which to link the images, one folder a class.
+        min_confidence: Link images of less confidence apart.
         device: Where the model runs.
         method: The method again, as for `Model.load`.
         backbone: The backbone again, as for `Model.load`.
 
     Returns:
         How many items there were, the names and reasons of those that cannot be read, how many items fell to each
-        class, and the file.
+        class, and the file and the folder of links, if there are any.
 
     Raises:
-        DataError: There is no model, the images cannot be used, or the file cannot be written.
+        DataError: There is no model, the images cannot be used, or the file or the links cannot be written.
         OptionError: The method or the backbone has to be given again.
     """
-    _check_table(out, run, data)
+    if out is not None and out != STDOUT:
+        _check_table(Path(out), run, data)
     model = load(run, device, method=method, backbone=backbone)
     _pass_on_warning(run, screen)
-    found = read_target(data)
-    probabilities, broken = _predicted(model, found, screen)
-    domain = found.select(broken.readable)
-    try:
-        write_predictions(out, domain.names, probabilities, model.spec.classes)
-    except OSError as error:
-        raise DataError(f"The file {out} cannot be written ({error.strerror}): name another with --out.") from error
-    counts = np.bincount(probabilities.argmax(1), minlength=len(model.spec.classes))
-    return {
-        "items": len(domain),
-        "skipped": [{"path": name, "reason": reason} for name, reason in broken.skipped],
-        "classes": dict(zip(model.spec.classes, counts.tolist(), strict=True)),
-        "out": str(out),
+    found = read_targets(data)
+    model.check(found)
+    classes = model.spec.classes
+    counts = np.zeros(len(classes), dtype=np.int64)
+    skipped: list[tuple[str, str]] = []
+    with ExitStack() as outputs:
+        links = None if link is None else Links(link, classes, min_confidence)
+        write = None
+        if out is not None:
+            write = outputs.enter_context(table(out, form or _form_of(out), classes, top))
+        for part, p in _parts(model, found, skipped, screen):
+            counts += np.bincount(p.argmax(1), minlength=len(classes))
+            if write is not None:
+                write(part.names, p)
+            if links is not None:
+                links.add(part, p)
+    result = {
+        "items": int(counts.sum()),
+        "skipped": [{"path": name, "reason": reason} for name, reason in skipped],
+        "classes": dict(zip(classes, counts.tolist(), strict=True)),
     }
+    return (
+        result
+        | ({"out": out} if out is not None else {})
+        | ({"link": str(link), UNSURE: links.unsure} if links is not None else {})
+    )
+
+
+def _form_of(out: str) -> PredictionFormat:
+    return "jsonl" if out.lower().endswith(".jsonl") else "csv"
+
+
+def _parts(
+    model: Model, found: Domain, skipped: list[tuple[str, str]], screen: Listener
+) -> Iterator[tuple[Domain, Probabilities]]:
+    """The images of a domain that can be read, `AT_ONCE` at a time, with their probabilities (n, K).
+
+    The names of the others and the reasons are added to `skipped`.
+
+    Raises:
+        DataError: More than `MOST_BROKEN` of all cannot be read.
+    """
+    starts = range(0, len(found), AT_ONCE)
+    with screen.progress("Predicting", len(found)) if len(starts) > 1 else nullcontext() as meter:
+        for start in starts:
+            part = found.select(np.arange(start, min(start + AT_ONCE, len(found))))
+            broken = BrokenImages(part, most=1.0)
+            track = screen.track if meter is None else silent
+            with broken.found(track):
+                p = model.predict(part, track, broken).probabilities
+            _tell_of(broken.skipped, len(skipped), screen)
+            skipped += broken.skipped
+            if len(skipped) > MOST_BROKEN * len(found):
+                name, reason = skipped[0]
+                raise DataError(
+                    f"{len(skipped):,} of the {len(found):,} images of {found.origin} cannot be read, for example "
+                    f"'{name}' ({reason}): replace or remove them."
+                )
+            yield part.select(broken.readable), p
+            if meter is not None:
+                meter.update(start + len(part))
+    if len(skipped) > MOST_WARNINGS:
+        screen.warn(f"{len(skipped) - MOST_WARNINGS:,} more images are left out; --json names them all.")
+
+
+def _tell_of(skipped: Sequence[tuple[str, str]], told: int, screen: Listener) -> None:
+    """Name the first images that are left out, of which so many are told of already."""
+    for name, reason in skipped[: max(MOST_WARNINGS - told, 0)]:
+        screen.warn(f"{name} is left out: {reason}.")
 
 
 def evaluate_images(
@@ -152,20 +224,19 @@ def _predicted(model: Model, domain: Domain, screen: Listener) -> tuple[Probabil
     broken = BrokenImages(domain)
     with broken.found(screen.track):
         probabilities = model.predict(domain, screen.track, broken).probabilities
-    for name, reason in broken.skipped[:MOST_WARNINGS]:
-        screen.warn(f"{name} is left out: {reason}.")
+    _tell_of(broken.skipped, 0, screen)
     if len(broken.skipped) > MOST_WARNINGS:
         screen.warn(f"{len(broken.skipped) - MOST_WARNINGS:,} more images are left out; --json names them all.")
     return probabilities, broken
 
 
-def _check_table(out: Path, run: Path, data: str) -> None:
+def _check_table(out: Path, run: Path, data: Sequence[str]) -> None:
     """Refuse an output that cannot be written, or whose writing would destroy something, before computing anything."""
     if out.is_dir():
         raise DataError(f"{out} is a folder: name a file with --out, such as {out / 'predictions.csv'}.")
     if not out.parent.is_dir():
         raise DataError(f"The folder {out.parent} does not exist: make it, or name another file with --out.")
     if out.exists() and any(
-        path.exists() and out.samefile(path) for path in (Path(data), *map(run.joinpath, RUN_FILES))
+        path.exists() and out.samefile(path) for path in (*map(Path, data), *map(run.joinpath, RUN_FILES))
     ):
         raise DataError(f"{out} belongs to the run or to the data: name another file with --out.")
