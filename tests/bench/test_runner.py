@@ -229,7 +229,7 @@ def test_an_interrupt_says_that_the_same_command_goes_on(
     def interrupted(*args: Any, **more: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "run", interrupted)
+    monkeypatch.setattr("acclimate.runs.fit.run", interrupted)
     result = acclimate("bench", grid, "--out", tmp_path, "-q")
     assert result.exit_code == 130
     assert result.stderr == "Error: Interrupted: the same command goes on where it stopped.\n"

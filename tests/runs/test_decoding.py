@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from acclimate.errors import DataError
 from acclimate.estimator import AdaptiveClassifier
 from acclimate.runs.files import Metrics, MetricsLog
-from tiny import acclimate, pictures, refused, succeeds
+from tiny import AtOnce, acclimate, pictures, refused, succeeds
 
 TRAINING = ("--batch-size", "12", "--steps", "3", "--bottleneck", "8", "--method", "source_only")
 LENET = ("--backbone", "lenet", *TRAINING)
@@ -85,8 +85,9 @@ def skipped(out: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("tune", NETWORKS)
 def test_a_first_fit_decodes_each_image_once(
-    tune: str, folders: tuple[Path, Path], tmp_path: Path, opened: Counter[str]
+    tune: str, folders: tuple[Path, Path], tmp_path: Path, opened: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("acclimate.screen.Timer", AtOnce)
     test = pictures(tmp_path / "test", n=2, shade=10)
     for folder in folders:
         (folder / "b" / "broken.png").write_bytes(b"no image")

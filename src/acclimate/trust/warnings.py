@@ -76,7 +76,7 @@ class Limits:
     adversary: float = 0.9
     settled: float = 0.4
     members: float = 0.6
-    unknown: float = 0.1
+    unknown: float = 0.15
 
 
 LIMITS = Limits()
