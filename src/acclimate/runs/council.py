@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -17,6 +18,7 @@ import numpy as np
 from acclimate.errors import DataError, DivergedError
 from acclimate.evaluation.scores import Probabilities
 from acclimate.machine import keep_freed_memory, torch_threads
+from acclimate.methods.options import describe
 from acclimate.methods.registry import BASELINE
 from acclimate.model import Model
 from acclimate.progress import NOBODY, Listener, WarningsOnly
@@ -220,17 +222,18 @@ def _in_turn(council: Council, screen: Listener) -> Iterator[tuple[Member, str |
 
 
 def _side_by_side(council: Council, screen: Listener) -> Iterator[tuple[Member, str | None]]:
-    """Make the members in several processes."""
-    expected = {member.name: identity(member.settings, council.task) for member in council.members}
-    jobs = min(council.jobs, len(council.members))
+    """Make the members in several processes, those that take longest first, so that none is waited for alone."""
+    members = sorted(council.members, key=_cost, reverse=True)
+    expected = {member.name: identity(member.settings, council.task) for member in members}
+    jobs = min(council.jobs, len(members))
     try:
         with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin) as pool:
             futures = [
                 pool.submit(_made_elsewhere, member, expected[member.name], council.out, council.command)
-                for member in council.members
+                for member in members
             ]
             try:
-                for member, future in zip(council.members, futures, strict=True):
+                for member, future in zip(members, futures, strict=True):
                     yield member, future.result()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -242,6 +245,12 @@ def _side_by_side(council: Council, screen: Listener) -> Iterator[tuple[Member, 
             "The process of a member ended before its time, as for lack of memory: the same command goes on, with "
             "fewer --jobs in less memory."
         ) from error
+
+
+def _cost(member: Member) -> float:
+    """What a member's training is known to take, relative to source-only; infinite where nobody knows."""
+    measured = describe(member.settings.method)["measured"] or {}
+    return float(measured.get("cost", math.inf))
 
 
 def _made(member: Member, task: Task, out: Path, screen: Listener, command: Sequence[str]) -> str | None:
