@@ -25,7 +25,7 @@ from acclimate.progress import NOBODY, silent
 from acclimate.runs.directory import baseline
 from acclimate.runs.files import Predictions, read_predictions
 from acclimate.runs.judge import judge
-from acclimate.runs.members import UNFAMILIAR, Lesson, View
+from acclimate.runs.members import Lesson, View
 from acclimate.runs.prepare import prepare
 from acclimate.runs.record import MemberRecord, RunRecord, read_record
 from acclimate.runs.task import Task, read_task
@@ -210,23 +210,22 @@ def unknown(runs: list[Run]) -> None:
         foreign = task.answers.labels == -1
         if not foreign.any():
             continue
-        scores = _familiarity(settings, task, run)
-        flagged = scores["familiarity"] < UNFAMILIAR
+        lesson = _lesson(settings, task, run)
+        scores, flagged = _familiarity(task, run, lesson), lesson.unfamiliar
         rows.append(
             [
                 run.task,
                 percent(float(foreign.mean())),
                 *(f"{roc_auc_score(foreign, -score):.2f}" for score in scores.values()),
-                percent(float(flagged[foreign].mean())),
-                percent(float(flagged[~foreign].mean())),
+                *("-" if flagged is None else percent(float(flagged[of].mean())) for of in (foreign, ~foreign)),
             ]
         )
     table(("task", "foreign images, %", *scores, "flagged of the foreign, %", "of the others, %"), rows)
 
 
-def _familiarity(settings: Settings, task: Task, run: Run) -> dict[str, npt.NDArray[np.float64]]:
+def _familiarity(task: Task, run: Run, lesson: Lesson) -> dict[str, npt.NDArray[np.float64]]:
     """Figures that are to be low where an image is of no class of the source, each (N,)."""
-    lesson, said = _lesson(settings, task, run), _read(run, task, "")
+    said = _read(run, task, "")
     assert said.reliability is not None
     return {
         "familiarity": familiarity(ballots(lesson.voters, len(run.record.model.classes)), lesson.graph),
