@@ -176,7 +176,7 @@ def table(found: Sequence[Group]) -> str:
     everywhere = sorted(set.intersection(*of_groups))  # a row that some groups lack could not be compared
     base = {run.row for group in found for run in group.ranking.runs.values() if run.method == BASELINE}
     by_label_free = [line(name, picked_by(name), found, correlation(name, found)) for name in VALIDATORS]
-    by_label_free += [line("**gates, then vote: `acclimate choose`**", first, found)]
+    by_label_free += [line("**gates, then the first: `acclimate choose`**", first, found)]
     by_label_free += [line(" + ".join(SUM), picked_by(*SUM), found)]
     in_hindsight = sorted(
         _known(line(f"always {row}", always(row), found) for row in everywhere if row not in base), key=_mean

@@ -27,7 +27,7 @@ from acclimate.runs.files import read_predictions, read_source_predictions
 from acclimate.runs.frozen import frozen_features
 from acclimate.runs.record import RunRecord, read_record
 from acclimate.settings import comparable
-from acclimate.trust.choose import LEADING, LEAST_CANDIDATES, Candidate, Choice, choose
+from acclimate.trust.choose import LEADING, LEAST_CANDIDATES, Candidate, Choice, choose, leading
 from acclimate.trust.validators import VALIDATORS, Evidence
 
 
@@ -273,14 +273,15 @@ def _called(run: Made) -> str | None:
 
 
 def rows_in_order(ranking: Ranking) -> list[str]:
-    """The rows, the best first: by the mean of its seeds' votes, those of which no seed passes the gates last."""
-    votes: dict[str, list[float]] = {}
+    """The rows, the best first: by the mean of its seeds' scores, those of which no seed passes the gates last."""
+    figures: dict[str, list[float]] = {}
     passing: dict[str, bool] = {}
+    lead = leading([judged for judged in ranking.choice.candidates if not judged.failed])
     for judged in ranking.choice.candidates:
         row = ranking.runs[judged.name].row
-        votes.setdefault(row, []).append(judged.scores.get("vote", 0.0))
+        figures.setdefault(row, []).append(judged.scores.get(lead, 0.0))
         passing[row] = passing.get(row, False) or not judged.failed
-    return sorted(votes, key=lambda row: (not passing[row], -float(np.mean(votes[row]))))
+    return sorted(figures, key=lambda row: (not passing[row], -float(np.mean(figures[row]))))
 
 
 def as_dict(ranking: Ranking) -> dict[str, Any]:
@@ -315,16 +316,17 @@ def as_sheet(ranking: Ranking, costs: Mapping[str, float] | None = None) -> Shee
         costs: What the training of each row costs relative to source-only.
     """
     choice = ranking.choice
-    headings = ["candidate", *LEADING, "changed", "gates"]
+    known = [name for name in LEADING if any(name in judged.scores for judged in choice.candidates)]
+    headings = ["candidate", *known, "changed", "gates"]
     sheet = Sheet(f"{'→'.join(ranking.task)}, judged without labels", [*headings, "cost"] if costs else headings)
     for judged in choice.candidates:
-        figures = [f"{judged.scores[name]:.3f}" if name in judged.scores else "-" for name in LEADING]
+        figures = [f"{judged.scores[name]:.3f}" if name in judged.scores else "-" for name in known]
         row = ranking.runs[judged.name].row
         name = f"{judged.name}, chosen" if judged.name == choice.chosen else judged.name
         cells = [name, *figures, f"{100 * judged.share_changed:.0f} %", "fails" if judged.failed else "passes"]
         sheet.rows.append([*cells, as_cost(costs.get(row))] if costs else [*cells])
     sheet.notes = [choice.reason, *_failures(choice), *ranking.notes, *_offer(ranking)]
-    sheet.notes.append(f"None of these figures is an accuracy. {' '.join(TOLD[name] for name in LEADING)}")
+    sheet.notes.append(f"None of these figures is an accuracy. {' '.join(TOLD[name] for name in known)}")
     if costs:
         sheet.notes.append(ON_COST)
     if choice.to_label:
@@ -333,6 +335,7 @@ def as_sheet(ranking: Ranking, costs: Mapping[str, float] | None = None) -> Shee
 
 
 TOLD = {
+    "estimated_gain": "estimated_gain: by how much it is estimated to be more accurate than source-only.",
     "vote": "vote: the share of the images on which it agrees with the majority of those that pass the gates.",
     "frozen_class_ami": "frozen_class_ami: how well its classes agree with the clusters of the untouched features.",
     "im": "im: how certain and how balanced it is.",

@@ -90,9 +90,11 @@ class Council:
         with self.screen.progress("Members", len(self.members), 0) as meter:
             for number, (member, sentence) in enumerate(made(self, shown), 1):
                 meter.update(number)
-                if sentence is not None:
-                    self.failed[member.name] = sentence
-                    self.screen.warn(f"The member {member.name} is left out: {sentence}")
+                if sentence is None:
+                    self.screen.say(f"{member.name} is trained.")
+                    continue
+                self.failed[member.name] = sentence
+                self.screen.warn(f"The member {member.name} is left out: {sentence}")
 
     def _votes(self, member: Member, ready: Prepared) -> Classes:
         """The classes (N,) that a member predicts."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -32,8 +31,12 @@ LEAST_OF_CLASS = 0.1  # of the images that a class is estimated to have
 FAR_APART = 0.1  # share of the images on which two candidates differ, from which on they are not nearly the same
 TO_LABEL = 30
 
-LEADING = ("vote", "frozen_class_ami", "im")
-"""The scores that have to agree: what the candidates say together, what the frozen features say, and the certainty."""
+LEADING = ("estimated_gain", "vote", "frozen_class_ami", "im")
+"""The scores of which one has to bear out the choice: the first that all candidates have decides.
+
+They are what source-only, the candidate and the frozen features say together, what the candidates say together, what
+the frozen features say, and the certainty.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,15 +95,16 @@ class Choice:
 
 
 def choose(candidates: Sequence[Candidate], classes: Sequence[str], *, baseline: str, seed: int = 0) -> Choice:
-    """Choose a candidate by the vote of all that pass the gates.
+    """Choose a candidate of those that pass the gates: by the estimated gain, or without frozen features by their vote.
 
     A candidate passes if its predictions are finite, it keeps 90 % of the baseline's accuracy on the held-out source,
     and it predicts at least half as many classes as the target is estimated to hold and at least a tenth of the
     images of each class that is estimated to be common. Each that passes has one vote an image, near-duplicates and
-    seeds of one row share one, and the winner agrees best with the majority; ties go to the better `im_shares`.
+    seeds of one row share one. The winner has the largest `estimated_gain`; without frozen features it agrees best with
+    the majority. Ties go to the better `im_shares`.
 
-    It is undecided where no two of the leading scores name the same candidate, or two that differ on at most 10 % of
-    the images, and where no candidate passes.
+    It is undecided where no other of the leading scores names the same candidate, or one that differs from it on at
+    most 10 % of the images, and where no candidate passes.
 
     Args:
         candidates: At least four, the baseline among them.
@@ -138,8 +142,14 @@ def choose(candidates: Sequence[Candidate], classes: Sequence[str], *, baseline:
             scores["vote"] = agreement(classed, votes)
         changed = float((classed != predictions[baseline]).mean())
         judged.append(Judged(candidate.name, failed[candidate.name], scores, refused, changed))
-    judged.sort(key=lambda j: (bool(j.failed), -j.scores.get("vote", 0.0), -j.scores.get("im_shares", 0.0), j.name))
+    lead = leading([j for j in judged if not j.failed])
+    judged.sort(key=lambda j: (bool(j.failed), -j.scores.get(lead, 0.0), -j.scores.get("im_shares", 0.0), j.name))
     return _decide(judged, predictions, seed)
+
+
+def leading(judged: Sequence[Judged]) -> str:
+    """The score that decides among these: the estimated gain if all have one, else the vote."""
+    return LEADING[0] if all(LEADING[0] in j.scores for j in judged) else "vote"
 
 
 def _check(candidates: Sequence[Candidate], classes: Sequence[str], baseline: str) -> None:
@@ -245,20 +255,19 @@ def _decide(judged: Sequence[Judged], predictions: Mapping[str, Classes], seed: 
         for score in LEADING
         if any(score in j.scores for j in passing)
     }
-    leaders["vote"] = passing[0].name  # its ties are broken by im_shares
-    apart = {
-        (a, b): float((predictions[leaders[a]] != predictions[leaders[b]]).mean()) for a, b in combinations(leaders, 2)
-    }
-    if apart and all(share > FAR_APART for share in apart.values()):
-        differ = np.zeros(len(predictions[passing[0].name]), dtype=bool)
-        for a, b in apart:
-            differ |= predictions[leaders[a]] != predictions[leaders[b]]
-        where = np.flatnonzero(differ)
+    lead, winner = leading(passing), passing[0]
+    leaders[lead] = winner.name  # its ties are broken by im_shares
+    others = {score: name for score, name in leaders.items() if score != lead}
+    apart = [predictions[name] != predictions[winner.name] for name in others.values()]
+    if apart and all(differ.mean() > FAR_APART for differ in apart):
+        where = np.flatnonzero(np.any(apart, axis=0))
         drawn = np.random.default_rng(seed).permutation(where)[:TO_LABEL]
         named = ", ".join(f"{score} names {name}" for score, name in leaders.items())
         reason = f"Undecided: {named}, which differ on many images; label {len(drawn)} of these to decide."
         return Choice(tuple(judged), None, reason, leaders, tuple(sorted(drawn.tolist())))
-    winner = passing[0]
-    share = 100 * winner.scores["vote"]
-    reason = f"{winner.name} agrees best with the vote of the candidates, on {share:.0f} % of the images."
+    figure = 100 * winner.scores[lead]
+    if lead == "vote":
+        reason = f"{winner.name} agrees best with the vote of the candidates, on {figure:.0f} % of the images."
+    else:
+        reason = f"{winner.name} is estimated to gain most over the baseline, {figure:.0f} points."
     return Choice(tuple(judged), winner.name, reason, leaders, ())
