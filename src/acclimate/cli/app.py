@@ -13,7 +13,7 @@ from acclimate.cli.cache import cache_app
 from acclimate.cli.fit import demo, fit
 from acclimate.cli.label import label
 from acclimate.cli.lookup import backbones, data_app, list_methods
-from acclimate.cli.use import evaluate, predict, report
+from acclimate.cli.use import evaluate, export, predict, report
 
 app = typer.Typer(
     name="acclimate",
@@ -48,6 +48,7 @@ app.command(rich_help_panel="Compare")(choose)
 app.command(rich_help_panel="Use")(predict)
 app.command(rich_help_panel="Use")(evaluate)
 app.command(rich_help_panel="Use")(label)
+app.command(rich_help_panel="Use")(export)
 app.command(rich_help_panel="Use")(report)
 app.command("methods", rich_help_panel="Look up")(list_methods)
 app.command(rich_help_panel="Look up")(backbones)

@@ -141,6 +141,51 @@ def evaluate(
     run_command(work, json=json, quiet=quiet, debug=debug, computes=True)
 
 
+def export(
+    run: RunFolder,
+    out: Annotated[Path, typer.Option(help="The file to write: .onnx, or .pt2 for PyTorch alone.")],
+    with_script: Annotated[
+        bool,
+        typer.Option("--with-script", help="Put onnx_predict.py beside it, which needs onnxruntime, NumPy and Pillow."),
+    ] = False,
+    method: MethodAgain = None,
+    backbone: BackboneAgain = None,
+    json: Json = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Write the model of a run as one file that runs without this package.
+
+    The file is kept only if it predicts as the model does, on images of the run's target or else on noise.
+    """
+
+    def work(screen: Screen) -> None:
+        from acclimate.runs import export as exporting
+
+        written = exporting.export(run, out, with_script=with_script, method=method, backbone=backbone)
+        samples = f"{written.compared} {'samples of the target' if written.of_target else 'samples of noise'}"
+        screen.say(f"{out} has {written.size / 1e6:.1f} MB; on {samples} it predicts as the model does.")
+        if written.changed is not None:
+            screen.say(
+                f"It computes in float32, and the run in bfloat16: {written.changed} of {samples} change their class."
+            )
+        if written.script is not None:
+            screen.say(f"Use it with: python {written.script} {out} IMAGES > predictions.csv")
+        screen.show_json(
+            {
+                "out": str(out),
+                "script": None if written.script is None else str(written.script),
+                "bytes": written.size,
+                "compared": written.compared,
+                "of_target": written.of_target,
+                "difference": written.difference,
+                "changed": written.changed,
+            }
+        )
+
+    run_command(work, json=json, quiet=quiet, debug=debug, computes=True)
+
+
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that fit or bench wrote with --out.")],
     out: Annotated[Path | None, typer.Option(help="The file to write; RUN/report.html if none is named.")] = None,

@@ -151,7 +151,7 @@ class TADA(Method):
         regions = reverse(f, self.ramp).flatten(2).mT  # (B, H W, C)
         if self.critic_local.count == 1:
             regions = regions.flatten(0, 1).unsqueeze(1)  # (B H W, 1, C)
-        d_l = self.critic_local(regions).reshape(len(f), *f.shape[2:])  # (B, H, W)
+        d_l = self.critic_local(regions).reshape(f.shape[0], *f.shape[2:])  # (B, H, W)
         return (1 + self.weight(d_l)).unsqueeze(1) * f, d_l
 
     def weight(self, d: Tensor) -> Tensor:
