@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import json
 import logging
@@ -19,6 +20,8 @@ from typing import IO, Any
 TOKEN_BYTES = 8  # of randomness in the name of a file that is being written
 
 PATIENCE = 3.0  # seconds of waiting for a lock before it is mentioned
+
+MOST_TEXT = 2**29  # bytes of a list, a table or another file of text: five million lines
 
 POLL = 0.1  # seconds between two looks at a lock
 
@@ -92,6 +95,44 @@ def open_no_follow(path: Path, mode: str, **options: Any) -> IO[Any]:
         return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
     return open(path, mode, opener=opener, **options)
+
+
+def open_regular(path: str | Path, most: int) -> IO[bytes]:
+    """Open a file for reading, but only a regular one of at most so many bytes, whatever links lead to it.
+
+    Nothing waits for the other end of a pipe, and no device is read. What is refused is the file that was opened, so
+    that nobody can put another in its place in between.
+
+    Raises:
+        OSError: It is no such file, or cannot be opened.
+    """
+    file = open(path, "rb", opener=_open_at_once)  # noqa: SIM115 (the caller closes it)
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        reason, number = "it is a pipe, a device or a socket, not a regular file", errno.EINVAL
+    elif status.st_size > most:
+        reason, number = f"it has {status.st_size:,} bytes, more than {most:,}", errno.EFBIG
+    else:
+        return file
+    file.close()
+    raise OSError(number, reason, str(path))
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    return os.open(name, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
+
+
+def read_regular(path: str | Path, most: int = MOST_TEXT) -> bytes:
+    """The content of a regular file of at most so many bytes, as `open_regular` opens it.
+
+    Raises:
+        OSError: It is no such file, or cannot be read.
+    """
+    with open_regular(path, most) as file:
+        content = file.read(most + 1)
+    if len(content) > most:  # it grew meanwhile, or the system gives no size
+        raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
+    return content
 
 
 def leftovers(path: Path) -> list[Path]:

@@ -40,6 +40,15 @@ def keep_freed_memory() -> bool:
     return bool(mallopt(M_MMAP_MAX, NO_MAPPINGS) and mallopt(M_TRIM_THRESHOLD, NEVER))
 
 
+def return_freed_memory() -> None:
+    """Give the memory that is free back to the system, once, where the C library is glibc.
+
+    For what takes far more than all else: each thread keeps its own, so that many would keep it many times.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 @contextmanager
 def torch_threads(count: int) -> Iterator[None]:
     """Let torch compute with so many threads; afterwards it has as many as before."""

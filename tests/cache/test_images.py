@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from acclimate.cache.images import DiskShelf, image_inputs
 from acclimate.choices import KeepImages
 from acclimate.data import inputs as drawn_from
 from acclimate.data.broken import BrokenImages
-from acclimate.data.decode import picture
+from acclimate.data.decode import pictured
 from acclimate.data.domain import Domain
 from acclimate.data.inputs import ImageInputs
 from acclimate.data.preprocess import Preprocess
@@ -66,11 +67,11 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The positions that are decoded."""
     calls: list[int] = []
 
-    def counted(domain: Domain, position: int, at_least: int | None = None) -> Image.Image:
+    def counted(domain: Domain, position: int, at_least: int | None = None) -> AbstractContextManager[Image.Image]:
         calls.append(position)
-        return picture(domain, position, at_least)
+        return pictured(domain, position, at_least)
 
-    monkeypatch.setattr(drawn_from, "picture", counted)
+    monkeypatch.setattr(drawn_from, "pictured", counted)
     return calls
 
 
@@ -252,12 +253,12 @@ def test_what_the_memory_cannot_hold_is_checked_all_the_same(
     domain = domain_of(photos, "photos")
     sizes: list[int | None] = []
 
-    def noted(domain: Domain, position: int, at_least: int | None = None) -> Image.Image:
+    def noted(domain: Domain, position: int, at_least: int | None = None) -> AbstractContextManager[Image.Image]:
         sizes.append(at_least)
-        return picture(domain, position, at_least)
+        return pictured(domain, position, at_least)
 
     monkeypatch.setattr(drawn_from, "THREADS", 1)
-    monkeypatch.setattr(drawn_from, "picture", noted)
+    monkeypatch.setattr(drawn_from, "pictured", noted)
     broken = BrokenImages(domain, most=0.5)
     with broken.found():
         inputs = image_inputs(domain, SQUASH, images="memory", memory=3 * 16 * 16 * 3, broken=broken)

@@ -7,8 +7,10 @@ import time
 import warnings
 import zlib
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from acclimate.data import broken, decode
 from acclimate.data import inputs as drawn_from
 from acclimate.data import preprocess as preparing
 from acclimate.data.broken import BrokenImages
-from acclimate.data.decode import BrokenImageError, picture, read_image
+from acclimate.data.decode import BrokenImageError, picture, pictured, read_image
 from acclimate.data.domain import Domain, LabelledDomain, labelled
 from acclimate.data.inputs import ImageInputs
 from acclimate.data.preprocess import Preprocess, in_view
@@ -195,10 +197,10 @@ class TestBrokenFiles:
         assert reason(path) == "the file is truncated"
 
     def test_not_allowed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        def refuse(path: Path) -> bytes:
+        def refuse(path: Path, most: int) -> None:
             raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr(Path, "read_bytes", refuse)
+        monkeypatch.setattr(decode, "open_regular", refuse)
         assert reason(tmp_path / "x.png") == "it may not be opened"
 
     def test_absurd_size_is_known_from_the_header(self, tmp_path: Path) -> None:
@@ -396,11 +398,11 @@ class TestImageInputs:
         expected = ImageInputs(photos, RGB, "crop").batch(np.arange(8), np.random.default_rng(0))
         monkeypatch.setattr(drawn_from, "THREADS", 8)
 
-        def slowly(domain: Domain, position: int, at_least: int | None = None) -> Image.Image:
+        def slowly(domain: Domain, position: int, at_least: int | None = None) -> AbstractContextManager[Image.Image]:
             time.sleep(0.005 * (8 - position))
-            return picture(domain, position, at_least)
+            return pictured(domain, position, at_least)
 
-        monkeypatch.setattr(drawn_from, "picture", slowly)
+        monkeypatch.setattr(drawn_from, "pictured", slowly)
         assert torch.equal(ImageInputs(photos, RGB, "crop").batch(np.arange(8), np.random.default_rng(0)), expected)
 
     @pytest.mark.parametrize(("memory", "decoded"), [(2**30, 12), (5 * 8 * 9 * 3, 12 + 7), (0, 24)])
@@ -409,12 +411,12 @@ class TestImageInputs:
     ) -> None:
         calls, lock = [], threading.Lock()
 
-        def counted(domain: Domain, position: int, at_least: int | None = None) -> Image.Image:
+        def counted(domain: Domain, position: int, at_least: int | None = None) -> AbstractContextManager[Image.Image]:
             with lock:
                 calls.append(position)
-            return picture(domain, position, at_least)
+            return pictured(domain, position, at_least)
 
-        monkeypatch.setattr(drawn_from, "picture", counted)
+        monkeypatch.setattr(drawn_from, "pictured", counted)
         inputs = ImageInputs(photos, RGB, memory=memory)
         for _ in range(2):
             inputs.batch(np.arange(12), None)
@@ -474,15 +476,15 @@ class TestBrokenImages:
         assert again.seen == 12
 
     def test_a_mended_permission_is_noticed(self, photos: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
-        read_bytes = Path.read_bytes
+        opened = decode.open_regular
 
-        def refuse(path: Path) -> bytes:
-            if path.name == "03.png":
-                raise PermissionError(13, "Permission denied", str(path))
-            return read_bytes(path)
+        def refuse(path: str, most: int) -> IO[bytes]:
+            if path.endswith("03.png"):
+                raise PermissionError(13, "Permission denied", path)
+            return opened(path, most)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "read_bytes", refuse)
+            patch.setattr(decode, "open_regular", refuse)
             assert found_by_checking(photos) == {3: "it may not be opened"}
         assert found_by_checking(photos) == {}
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from acclimate.data import npz
 from acclimate.data.domain import Domain, check_pair, labelled, sorted_classes
+from acclimate.data.formats import lists
 from acclimate.data.read import domain_of, label_counts, read_sealed, read_source, read_target
 from acclimate.data.sealed import open_labels
 from acclimate.errors import DataError
@@ -258,7 +259,7 @@ class TestLists:
             raise PermissionError(13, "Permission denied", str(path))
 
         (pets / "list.txt").write_text("dog/2.png dog\n")
-        monkeypatch.setattr(Path, "read_bytes", refuse)
+        monkeypatch.setattr(lists, "read_regular", refuse)
         assert "list.txt cannot be read (Permission denied): check" in sentence(read_target, pets / "list.txt")
 
 

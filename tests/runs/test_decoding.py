@@ -9,12 +9,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from acclimate.data import decode
 from acclimate.errors import DataError
 from acclimate.estimator import AdaptiveClassifier
 from acclimate.runs.files import Metrics, MetricsLog
@@ -35,30 +36,31 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """How often each image was opened for decoding, by its path below the test's folder."""
     counts: Counter[str] = Counter()
-    lock, original = threading.Lock(), Path.read_bytes
+    lock, original = threading.Lock(), decode.open_regular
 
-    def counted(path: Path) -> bytes:
+    def counted(name: str, most: int) -> IO[bytes]:
+        path = Path(name)
         if path.suffix == ".png":
             with lock:
                 counts[path.relative_to(tmp_path).as_posix()] += 1
-        return original(path)
+        return original(name, most)
 
-    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr(decode, "open_regular", counted)
     return counts
 
 
 @contextmanager
 def unreadable(*names: str) -> Iterator[None]:
     """The files with these names may not be opened; nothing else that can be seen of them changes."""
-    original = Path.read_bytes
+    original = decode.open_regular
 
-    def refusing(path: Path) -> bytes:
-        if path.name in names:
-            raise PermissionError(13, "Permission denied", str(path))
-        return original(path)
+    def refusing(path: str, most: int) -> IO[bytes]:
+        if Path(path).name in names:
+            raise PermissionError(13, "Permission denied", path)
+        return original(path, most)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Path, "read_bytes", refusing)
+        patch.setattr(decode, "open_regular", refusing)
         yield
 
 

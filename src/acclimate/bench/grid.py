@@ -16,9 +16,12 @@ from acclimate.datasets.catalogue import TaskNames
 from acclimate.datasets.check import check
 from acclimate.datasets.find import find
 from acclimate.errors import DataError, OptionError, nearest
+from acclimate.files import read_regular
 from acclimate.methods import registry
 from acclimate.outside import absolute, split
 from acclimate.settings import OF_A_ROW, Settings, setting
+
+MOST_GRID = 2**24  # bytes of a grid's file
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def read_grid(path: Path) -> dict[str, Any]:
         OptionError: It cannot be read, or is not TOML.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_regular(path, MOST_GRID).decode())
     except OSError as error:
         tables = ", ".join(papers.names())
         raise OptionError(

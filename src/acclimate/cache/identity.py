@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from acclimate.data.decode import MOST_BYTES
 from acclimate.data.domain import IDENTITY, Domain, Indices
 from acclimate.errors import OptionError
+from acclimate.files import read_regular
 
 Identities: TypeAlias = npt.NDArray[np.bytes_]
 
@@ -53,7 +54,7 @@ def _by() -> str:
 
 def _file_content(path: str) -> bytes:
     try:
-        return _digest(b"content", Path(path).read_bytes())
+        return _digest(b"content", read_regular(path, MOST_BYTES))
     except OSError:  # decoding will say why
         return _digest(b"gone", os.fsencode(path))
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import io
 import os
-import threading
+import struct
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from acclimate.data.domain import Domain
+from acclimate.data.room import ROOM, WEBP, Room, check_tags, needed, orientation, webp_size
 from acclimate.errors import DataError
+from acclimate.files import open_regular
+from acclimate.machine import return_freed_memory
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -23,13 +28,43 @@ ImageInHand: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | npt.NDAr
 
 MAX_PIXELS = 178_956_970
 
+
+class _Tiff(TiffImageFile):
+    """A TIFF image that asks Pillow's limit of pixels no second time."""
+
+    def load_prepare(self) -> None:
+        if self._im is None:
+            self.im = Image.core.new(self.mode, getattr(self, "_tile_size", self.size))  # type: ignore[attr-defined]
+        super().load_prepare()
+
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # no others: some of Pillow's run programs
 
 SIXTEEN_BIT = 65_535
 
 THREADS = min(os.cpu_count() or 1, 16)
 
-_pillow_limit = threading.Lock()
+MOST_BYTES = 2**29  # of a file
+
+UNCOUNTED = 2**22  # bytes of a file that are read before anybody knows what it takes to decode them
+
+LARGE = 2**26  # bytes of an image's decoding from which on a thread keeps nothing of them
+
+PART = 2**20  # pixels that are converted at a time
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_room = Room(ROOM)
+
+Image.init()  # so that Pillow knows all formats
 
 
 class BrokenImageError(DataError):
@@ -44,10 +79,13 @@ class BrokenImageError(DataError):
         self.reason = reason
 
 
-def read_image(path: str | os.PathLike[str], at_least: int | None = None) -> Image.Image:
-    """Decodes a file as an upright RGB image of 8 bits a channel.
+@contextmanager
+def decoded(path: str | os.PathLike[str], at_least: int | None = None) -> Iterator[Image.Image]:
+    """A file as an upright RGB image of 8 bits a channel, of which the block makes something smaller.
 
     The first frame of several counts. Transparent pixels are laid on white, deep grey values are scaled to 8 bits.
+    What the header says that it takes to decode, and what is taken by all others that are within such a block at that
+    time, stays below `room.ROOM` bytes: a thread waits for it, so it may not be within two of these at once.
 
     Args:
         path: A JPEG, PNG, WebP, BMP, TIFF or GIF file, whatever its name ends in.
@@ -55,21 +93,35 @@ def read_image(path: str | os.PathLike[str], at_least: int | None = None) -> Ima
             several times faster. No side gets shorter than this.
 
     Raises:
-        BrokenImageError: The file is missing, empty, truncated, not an image or has more than `MAX_PIXELS` pixels.
+        BrokenImageError: The file is missing, empty, truncated, not an image, not a regular file, has more than
+            `MAX_PIXELS` pixels, or decoding it would take more memory than there is room.
     """
-    path = Path(path)
-    try:
-        return _decode(path.read_bytes(), at_least)
-    except Exception as error:  # on damaged files Pillow's decoders raise errors of a dozen unrelated types
-        raise BrokenImageError(path, _reason(error)) from error
+    with ExitStack() as held:
+        try:
+            with open_regular(path, MOST_BYTES) as file:
+                image = _decode(file, os.fstat(file.fileno()).st_size, at_least, held)
+        except Exception as error:  # on damaged files Pillow's decoders raise errors of a dozen unrelated types
+            raise BrokenImageError(Path(path), _reason(error)) from error
+        yield image
+        del image  # before its room is given back
+
+
+def read_image(path: str | os.PathLike[str], at_least: int | None = None) -> Image.Image:
+    """A file as `decoded` gives it, to keep.
+
+    Raises:
+        BrokenImageError: As with `decoded`.
+    """
+    with decoded(path, at_least) as image:
+        return image
 
 
 def in_hand(images: ImageInHand | Iterable[ImageInHand]) -> list[ImageInHand]:
     """One image or several, as a list.
 
     Args:
-        images: What `picture_in_hand` takes, or any number of those. An array (H, W) or (H, W, 1, 3 or 4) is one image,
-            any other (N, ...) as many as it has entries.
+        images: What `pictured_in_hand` takes, or any number of those. An array (H, W) or (H, W, 1, 3 or 4) is one
+            image, any other (N, ...) as many as it has entries.
 
     Raises:
         DataError: There are none.
@@ -85,30 +137,42 @@ def in_hand(images: ImageInHand | Iterable[ImageInHand]) -> list[ImageInHand]:
     return found
 
 
-def picture_in_hand(image: ImageInHand, name: str, at_least: int | None = None) -> Image.Image:
-    """An image that a Python caller has, as `read_image` gives it.
+@contextmanager
+def pictured_in_hand(image: ImageInHand, name: str, at_least: int | None = None) -> Iterator[Image.Image]:
+    """An image that a Python caller has, as `decoded` gives it.
 
     Args:
         image: The path of a file, the bytes of one, an image of Pillow, or uint8 pixels (H, W) or (H, W, 1, 3 or 4).
         name: What messages call it, where it is no path.
-        at_least: As for `read_image`.
+        at_least: As for `decoded`.
 
     Raises:
         BrokenImageError: It cannot be read as an image.
         DataError: It is something else.
     """
-    if isinstance(image, str | os.PathLike):
-        return read_image(image, at_least)
-    try:
-        match image:
-            case bytes():
-                return _decode(image, at_least)
-            case Image.Image():
-                return _upright(image)
-            case np.ndarray() if image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] in ((1,), (3,), (4,))):
-                return _to_rgb(Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image))
-    except Exception as error:  # as in `read_image`
-        raise BrokenImageError(name, _reason(error)) from error
+    with ExitStack() as held:
+        if isinstance(image, str | os.PathLike):
+            found = held.enter_context(decoded(image, at_least))
+        else:
+            try:
+                found = _in_rgb(image, name, at_least, held)
+            except DataError:
+                raise
+            except Exception as error:  # as in `decoded`
+                raise BrokenImageError(name, _reason(error)) from error
+        yield found
+        del found
+
+
+def _in_rgb(image: ImageInHand, name: str, at_least: int | None, held: ExitStack) -> Image.Image:
+    match image:
+        case bytes():
+            return _decode(io.BytesIO(image), len(image), at_least, held)
+        case Image.Image():
+            image.load()
+            return _to_rgb(image)
+        case np.ndarray() if image.dtype == np.uint8 and (image.ndim == 2 or image.shape[2:] in ((1,), (3,), (4,))):
+            return _to_rgb(Image.fromarray(image[..., 0] if image.shape[2:] == (1,) else image))
     what = (
         f"{image.dtype} of shape {image.shape}" if isinstance(image, np.ndarray) else f"of type {type(image).__name__}"
     )
@@ -118,47 +182,95 @@ def picture_in_hand(image: ImageInHand, name: str, at_least: int | None = None) 
     )
 
 
-def picture(domain: Domain, position: int, at_least: int | None = None) -> Image.Image:
-    """The item at `position` as `read_image` gives it, from a file or from an array of images.
+def pictured(domain: Domain, position: int, at_least: int | None = None) -> AbstractContextManager[Image.Image]:
+    """The item at `position` as `decoded` gives it, from a file or from an array of images.
 
     Raises:
         BrokenImageError: The file cannot be read as an image.
     """
     if isinstance(domain.items, tuple):
-        return read_image(domain.items[position], at_least)
-    return _to_rgb(Image.fromarray(domain.items[position]))
+        return decoded(domain.items[position], at_least)
+    return nullcontext(_to_rgb(Image.fromarray(domain.items[position])))
 
 
-def _decode(content: bytes, at_least: int | None) -> Image.Image:
-    if not content:
-        raise ValueError("the file is empty")
-    with _without_pillow_limit():
-        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
-    pixels = image.width * image.height
-    if pixels > MAX_PIXELS:
-        raise ValueError(f"it has {pixels:,} pixels, more than {MAX_PIXELS:,}")
-    if at_least is not None:
-        image.draft(None, (at_least, at_least))
-    with _without_pillow_limit() if pixels > MAX_PIXELS // 2 else nullcontext():  # TIFF asks the limit here again
-        image.load()
-    return _upright(image)
+def picture(domain: Domain, position: int, at_least: int | None = None) -> Image.Image:
+    """The item at `position` as `pictured` gives it, to keep.
+
+    Raises:
+        BrokenImageError: The file cannot be read as an image.
+    """
+    with pictured(domain, position, at_least) as image:
+        return image
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    with suppress(Exception):  # metadata too damaged to read says nothing of the orientation
-        image = ImageOps.exif_transpose(image)
+def _decode(file: IO[bytes], size: int, at_least: int | None, held: ExitStack) -> Image.Image:
+    """The image; the memory that it may need is taken before it is, and `held`."""
+    if size <= UNCOUNTED:
+        content = io.BytesIO(file.read(size))
+        image, count = _examined(content, at_least)
+        _take(size + count, held)
+    else:
+        with _room.taken(min(3 * size, _room.size)):  # the metadata may be all of it, and are kept twice
+            count = _examined(file, at_least)[1]
+        _take(size + count, held)
+        file.seek(0)
+        content, image = io.BytesIO(file.read(size)), None
+    if image is None:
+        image = _opened(content)
+        _draft(image, at_least)
+    if image.width * image.height > MAX_PIXELS:  # as only a WebP can have by now, one that contradicts itself
+        raise ValueError(_too_large(image.width * image.height))
+    image.load()
     return _to_rgb(image)
 
 
-@contextmanager
-def _without_pillow_limit() -> Iterator[None]:
-    """Lifts Pillow's limit of pixels, which warns where ours does not; the lock keeps threads from mixing the two."""
-    with _pillow_limit:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+def _take(count: int, held: ExitStack) -> None:
+    held.enter_context(_room.taken(count))
+    if count > LARGE:
+        held.callback(return_freed_memory)
+
+
+def _examined(file: IO[bytes], at_least: int | None) -> tuple[ImageFile | None, int]:
+    """The image with its header read, if that alone takes no memory, and the bytes that it takes to decode it."""
+    full = webp_size(file.read(30))
+    image = None
+    if full is None:
+        image = _opened(file)
+        full = image.size
+    pixels = full[0] * full[1]
+    if pixels > MAX_PIXELS:
+        raise ValueError(_too_large(pixels))
+    if image is None:
+        return None, WEBP * pixels
+    _draft(image, at_least)
+    return image, needed(image, full)
+
+
+def _too_large(pixels: int) -> str:
+    return f"it has {pixels:,} pixels, more than {MAX_PIXELS:,}"
+
+
+def _draft(image: ImageFile, at_least: int | None) -> None:
+    if at_least is not None:
+        image.draft(None, (at_least, at_least))
+
+
+def _opened(file: IO[bytes]) -> ImageFile:
+    """What `Image.open` makes of a file, without its limit of pixels, which is that of the whole process."""
+    file.seek(0)
+    start = file.read(16)
+    if not start:
+        raise ValueError("the file is empty")
+    for name in FORMATS:
+        make, accepts = Image.OPEN[name]
+        if accepts is None or accepts(start) is True:
+            if name == "TIFF":
+                check_tags(file)
+                make = _Tiff
+            with suppress(SyntaxError, IndexError, TypeError, struct.error):  # Pillow's signs of another format
+                file.seek(0)
+                return make(file, "")
+    raise UnidentifiedImageError
 
 
 def _reason(error: Exception) -> str:
@@ -166,6 +278,10 @@ def _reason(error: Exception) -> str:
         return "there is no such file"
     if isinstance(error, PermissionError):
         return "it may not be opened"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return error.strerror
+    if isinstance(error, MemoryError):
+        return "the memory does not suffice"
     if isinstance(error, UnidentifiedImageError):
         return "it is not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
     if "truncated" in str(error):
@@ -174,19 +290,57 @@ def _reason(error: Exception) -> str:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "F" or image.mode.startswith("I"):
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    """The image in RGB, upright."""
+    turn = TURNS.get(orientation(image))
+    if image.mode != "RGB" or image.has_transparency_data:
+        image = _converted(image)
+    return image if turn is None else image.transpose(turn)
+
+
+def _converted(image: Image.Image) -> Image.Image:
+    """The image in RGB, made part by part, since what lies between takes several times the memory of the image."""
+    scale = _scale(image) if image.mode == "F" or image.mode.startswith("I") else None
+    boxes = [*_boxes(image.width, image.height)]
+    if len(boxes) == 1:
+        return _part(image, scale)
+    whole = Image.new("RGB", image.size)
+    for box in boxes:
+        whole.paste(_part(image.crop(box), scale), box)
+    return whole
+
+
+def _part(image: Image.Image, scale: tuple[float, float] | None) -> Image.Image:
+    if scale is not None:
+        image = Image.fromarray(_eight_bits(image, *scale))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _eight_bits(values: npt.NDArray[np.generic]) -> Pixels:
-    """Deep grey values as bytes: by the range they are stored for if they keep to one, else by their own range."""
-    grey = np.nan_to_num(values.astype(np.float64), posinf=0.0, neginf=0.0)
-    low, high = float(grey.min()), float(grey.max())
-    ranges = (1.0, 255.0) if values.dtype.kind == "f" else (float(SIXTEEN_BIT),)
+def _boxes(width: int, height: int) -> Iterator[tuple[int, int, int, int]]:
+    """Left, top, right and bottom of parts that cover an image, of at most `PART` pixels each."""
+    across = min(width, PART)
+    down = PART // across
+    for top in range(0, height, down):
+        for left in range(0, width, across):
+            yield left, top, min(left + across, width), min(top + down, height)
+
+
+def _scale(image: Image.Image) -> tuple[float, float]:
+    """Which deep grey values become black and white: the range they are stored for, or their own if they leave it."""
+    ends = [(part.min(), part.max()) for part in (_grey(image.crop(box)) for box in _boxes(image.width, image.height))]
+    low, high = float(min(end[0] for end in ends)), float(max(end[1] for end in ends))
+    ranges = (1.0, 255.0) if image.mode == "F" else (float(SIXTEEN_BIT),)
     if low >= 0 and high <= ranges[-1]:
-        low, high = 0.0, next(top for top in ranges if high <= top)
-    return np.rint((grey - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)
+        return 0.0, next(top for top in ranges if high <= top)
+    return low, high
+
+
+def _grey(image: Image.Image) -> npt.NDArray[np.float64]:
+    return np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0)
+
+
+def _eight_bits(image: Image.Image, low: float, high: float) -> Pixels:
+    """Deep grey values as bytes."""
+    return np.rint((_grey(image) - low) * (255 / max(high - low, 1e-12))).astype(np.uint8)

@@ -16,7 +16,7 @@ from torch.utils.data import default_collate
 
 from acclimate.choices import Augment
 from acclimate.data.broken import AHEAD, BrokenImages
-from acclimate.data.decode import THREADS, BrokenImageError, ImageInHand, Pixels, picture, picture_in_hand
+from acclimate.data.decode import THREADS, BrokenImageError, ImageInHand, Pixels, pictured, pictured_in_hand
 from acclimate.data.domain import Domain, Indices
 from acclimate.data.preprocess import Preprocess
 from acclimate.errors import DataError
@@ -145,7 +145,7 @@ class InHandInputs:
     """Images that a Python caller has in hand, decoded as batches need them, as evaluation sees them.
 
     Args:
-        images: N images, each in one of the forms that `picture_in_hand` takes.
+        images: N images, each in one of the forms that `pictured_in_hand` takes.
         preprocess: How they become inputs.
     """
 
@@ -167,8 +167,10 @@ class InHandInputs:
 
     def _view(self, position: int) -> Pixels:
         name = f"Image {position + 1:,} of {len(self):,}"
-        image = picture_in_hand(self.images[position], name, at_least=self.preprocess.resize)
-        return self.preprocess.plain(self.preprocess.resized(image))
+        with pictured_in_hand(self.images[position], name, at_least=self.preprocess.resize) as image:
+            resized = self.preprocess.resized(image)
+            del image
+        return self.preprocess.plain(resized)
 
 
 class MappedInputs:
@@ -297,7 +299,8 @@ class ImageInputs:
             if not self._full:
                 self._resized(position, again=True)
             elif self._kept_before(position) is None:
-                picture(self.domain, position, at_least=1)
+                with pictured(self.domain, position, at_least=1):
+                    pass
         except BrokenImageError as error:
             self._note(position, error)
 
@@ -317,7 +320,9 @@ class ImageInputs:
         kept = self._kept_before(position)
         if kept is not None:
             return kept
-        resized = self.preprocess.resized(picture(self.domain, position, at_least=self.preprocess.resize))
+        with pictured(self.domain, position, at_least=self.preprocess.resize) as image:
+            resized = self.preprocess.resized(image)
+            del image  # before the room that it took is given back
         if self._shelf is None:
             self._remember(position, resized)
         elif again:

@@ -23,7 +23,7 @@ import numpy as np
 from acclimate.choices import Purpose
 from acclimate.errors import DataError, nearest
 from acclimate.evaluation.answers import Answers
-from acclimate.files import replacing_text
+from acclimate.files import read_regular, replacing_text
 
 COLUMNS = ("path", "label", "stratum", "weight")
 
@@ -110,7 +110,7 @@ def read_labels(path: Path) -> Todo:
         DataError: It is no such file, or more than its labels has changed.
     """
     try:
-        content = path.read_bytes()
+        content = read_regular(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): name the labels.csv with the labels.") from error
     readings = (_todo(text, separator) for text in _texts(content) for separator in ",;\t")

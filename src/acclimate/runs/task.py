@@ -114,12 +114,17 @@ def identity(settings: Settings, task: Task) -> str:
     code = code_of(settings)
     parts = {
         "settings": comparable(settings.as_dict()),
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights and weights.is_file() else None,
+        "weights": _digest(weights) if weights and weights.is_file() else None,
         "version": acclimate.__version__,
         **({"code": code} if code else {}),
         **task.identity,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def code_of(settings: Settings) -> dict[str, dict[str, str]]:

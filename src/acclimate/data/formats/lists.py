@@ -11,6 +11,7 @@ from pathlib import Path
 from acclimate.data.domain import Domain, Labels
 from acclimate.data.formats.folder import is_image, printable
 from acclimate.errors import DataError
+from acclimate.files import read_regular
 
 
 def read_list(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
@@ -58,7 +59,7 @@ def read_csv(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_regular(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: save it with that encoding.") from error
 
