@@ -97,7 +97,7 @@ def open_no_follow(path: Path, mode: str, **options: Any) -> IO[Any]:
     return open(path, mode, opener=opener, **options)
 
 
-def open_regular(path: str | Path, most: int) -> IO[bytes]:
+def open_regular(path: str | os.PathLike[str], most: int) -> IO[bytes]:
     """Open a file for reading, but only a regular one of at most so many bytes, whatever links lead to it.
 
     Nothing waits for the other end of a pipe, and no device is read. What is refused is the file that was opened, so

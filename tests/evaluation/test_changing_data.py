@@ -164,7 +164,8 @@ def ran(form: str, tmp_path: Path) -> tuple[Labelled, Path]:
 
 def shown(out: Path) -> dict[str, Any]:
     """What the report's page shows of each image: its name, its label and its prediction."""
-    found = re.search(r"<script [^>]*json[^>]*>(.*?)</script>", (out / "report.html").read_text(), re.DOTALL)
+    page = (out / "report.html").read_text()
+    found = re.search(r"<script [^>]*cloud-data[^>]*>(.*?)</script>", page, re.DOTALL)
     assert found is not None
     content = json.loads(found[1])
     return {name: content[name] for name in ("names", "truth", "predicted", "confidence")}

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import acclimate
 from acclimate.cache.features import as_cached
-from acclimate.data.decode import picture_in_hand
+from acclimate.data.decode import pictured_in_hand
 from acclimate.data.read import read_target
 from acclimate.errors import AcclimateError, DataError, OptionError
 from acclimate.files import replacing, write_whole
@@ -256,8 +256,11 @@ def _batch(model: Model, samples: Sequence[Any]) -> Tensor:
     recipe = model.spec.preprocess
     if recipe is None:
         return torch.from_numpy(np.stack(samples))
-    images = (picture_in_hand(sample, "A sample", at_least=recipe.resize) for sample in samples)
-    return torch.from_numpy(np.stack([recipe.plain(recipe.resized(image)) for image in images]))
+    views = []
+    for sample in samples:
+        with pictured_in_hand(sample, "A sample", at_least=recipe.resize) as image:
+            views.append(recipe.plain(recipe.resized(image)))
+    return torch.from_numpy(np.stack(views))
 
 
 def _difference(out: Path, expected: Sequence[npt.NDArray[Any]], found: Sequence[npt.NDArray[Any]]) -> float:
