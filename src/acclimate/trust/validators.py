@@ -7,6 +7,8 @@ docstrings say by what. Where a paper has a figure of which smaller is better, i
 Logarithms are natural, entropies are divided by ln K so that tasks can be compared, and everything is computed in
 float64. The order of the images and of the classes does not matter; above 5,000 images, what is quadratic or fits a
 classifier reads a seeded sample of so many.
+
+scikit-learn is imported where it is used: a run that compares nothing need not wait a second for it.
 """
 
 from __future__ import annotations
@@ -23,13 +25,6 @@ from scipy.optimize import minimize_scalar
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 from scipy.special import log_softmax, softmax, xlogy
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import adjusted_mutual_info_score, silhouette_score
-from sklearn.model_selection import cross_val_predict
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from acclimate.errors import DataError, OptionError
 from acclimate.trust import consensus
@@ -434,6 +429,11 @@ def density_ratio(validator: str, evidence: Evidence) -> Floats:
     Raises:
         DataError: There are too few images, or the domains do not overlap at all.
     """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     f_t, f_s = evidence.need(validator, "f_target", "f_source")
     f_t = f_t[_sample(len(f_t), evidence.seed)]
     if min(len(f_s), len(f_t)) < 10:
@@ -481,6 +481,8 @@ def class_ss(evidence: Evidence) -> float:
     Raises:
         DataError: The features have too few clusters.
     """
+    from sklearn.metrics import silhouette_score
+
     p, f = evidence.need("class_ss", "p_target", "f_target")
     found = clusters(f, p.shape[1], evidence.seed)
     kept = found >= 0
@@ -490,6 +492,8 @@ def class_ss(evidence: Evidence) -> float:
 
 
 def _ami(p: Floats, found: Classes) -> float:
+    from sklearn.metrics import adjusted_mutual_info_score
+
     kept = found >= 0
     return float(adjusted_mutual_info_score(p.argmax(1)[kept], found[kept]))
 
@@ -505,6 +509,8 @@ def clusters(f: npt.NDArray[Any], K: int, seed: int = 0) -> Classes:
     Raises:
         DataError: There are fewer rows than clusters.
     """
+    from sklearn.cluster import KMeans
+
     if len(f) < K:
         raise DataError(f"The target has fewer images than the {K} clusters to look for: choose another validator.")
     kept = _sample(len(f), seed)
@@ -522,6 +528,8 @@ def frozen_reverse_accuracy(evidence: Evidence) -> float:
     where the predictions have lost the structure of the classes; classes that are swapped as a whole are noticed,
     because the source's labels are true. Reverse validation in a space that no method has moved: ours.
     """
+    from sklearn.linear_model import LogisticRegression
+
     p, f_t, f_s, y = evidence.need("frozen_reverse_accuracy", "p_target", "frozen_target", "frozen_source", "y_source")
     kept = _sample(len(f_t), evidence.seed)
     taught, seen = p.argmax(1)[kept], _centred(f_t[kept])
@@ -751,6 +759,8 @@ def tempered(p: Floats, T: float) -> Floats:
 @contextmanager
 def _unconverged() -> Iterator[None]:
     """What has not quite converged is good enough for a score."""
+    from sklearn.exceptions import ConvergenceWarning
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         yield
@@ -863,6 +873,8 @@ def make_validator_scorer(name: str, *, shares: Sequence[float] | None = None, s
 
 def _seen(estimator: Any, X: Any, y: Any, shares: tuple[float, ...] | None, seed: int) -> Evidence:
     """The evidence that a fitted estimator and a held-out part of the source give."""
+    from sklearn.pipeline import Pipeline
+
     if isinstance(estimator, Pipeline):
         X = estimator[:-1].transform(X) if X is not None and len(estimator) > 1 else X
         estimator = estimator[-1]
