@@ -11,9 +11,8 @@ from acclimate.bench.grid import Grid, Row, settings_of
 from acclimate.datasets.catalogue import TaskNames
 from acclimate.errors import DataError
 from acclimate.methods import registry
-from acclimate.progress import Listener
 from acclimate.runs import task as fit
-from acclimate.runs.task import Task
+from acclimate.runs.task import Task, Tasks
 from acclimate.settings import Settings
 
 DIGITS = 12  # of a run's identity, in the name of its folder
@@ -54,21 +53,6 @@ class Cell(NamedTuple):
     task: TaskNames
     seed: int
     run: PlannedRun
-
-
-class Tasks:
-    """The tasks of a process, each read once, so that all runs on it leave out the same broken images."""
-
-    def __init__(self, screen: Listener) -> None:
-        self.screen = screen
-        self.read: dict[tuple[str, str, str | None, bool], Task] = {}
-
-    def of(self, settings: Settings) -> Task:
-        """The task of these settings."""
-        key = (settings.source, settings.target, settings.test, settings.allow_class_mismatch)
-        if key not in self.read:
-            self.read[key] = fit.read_task(settings, self.screen)
-        return self.read[key]
 
 
 def plan(grid: Grid, out: Path, tasks: Tasks) -> list[Cell]:

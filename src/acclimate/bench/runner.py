@@ -7,11 +7,12 @@ from pathlib import Path
 
 from acclimate.bench.board import Board
 from acclimate.bench.grid import Grid
-from acclimate.bench.plan import Tasks, plan
+from acclimate.bench.plan import plan
 from acclimate.bench.records import BenchRecord
 from acclimate.bench.workers import How, Maker, in_turn, side_by_side
 from acclimate.errors import OptionError
 from acclimate.progress import NOBODY, Listener, WarningsOnly
+from acclimate.runs.task import Tasks
 
 MOST_AT_ONCE = 1024  # processes, or threads of one: more than any machine has, and fewer than bring it down
 

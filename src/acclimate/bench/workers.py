@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, get_context
 from typing import Any, NamedTuple
 
 from acclimate.bench.board import write_failure
-from acclimate.bench.plan import PlannedRun, Tasks
+from acclimate.bench.plan import PlannedRun
 from acclimate.errors import AcclimateError
 from acclimate.files import locked
-from acclimate.machine import keep_freed_memory, torch_threads
+from acclimate.machine import become_worker, torch_threads
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs import fit
+from acclimate.runs.task import Tasks
 
 
 class How(NamedTuple):
@@ -130,17 +128,8 @@ def _worker(context: Any, how: How) -> tuple[Any, Any]:
 
 def _serve(pipe: connection.Connection, how: How) -> None:
     """The life of a worker: make the runs that come, and end with the bench."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the bench is interrupted, and ends its workers
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    keep_freed_memory()  # the process is the bench's own
+    become_worker()
     maker = Maker(Tasks(NOBODY), NOBODY, how)  # the bench has told of the data, and tells of the runs
     while True:
         wanted, wait = pipe.recv()
         pipe.send(maker.make(wanted, wait=wait))
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)

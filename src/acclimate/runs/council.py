@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +14,7 @@ import numpy as np
 
 from acclimate.errors import DataError, DivergedError
 from acclimate.evaluation.scores import Probabilities
-from acclimate.machine import keep_freed_memory, torch_threads
+from acclimate.machine import become_worker, torch_threads
 from acclimate.methods.options import describe
 from acclimate.methods.registry import BASELINE
 from acclimate.model import Model
@@ -28,7 +25,7 @@ from acclimate.runs.members import FEWEST, Member, looks, members_of, most_agree
 from acclimate.runs.prepare import Prepared
 from acclimate.runs.record import AccuracyEstimate, ClassShare, MemberRecord, Trust, read_record
 from acclimate.runs.run import Judgement, run
-from acclimate.runs.task import Task, identity, read_task
+from acclimate.runs.task import Task, Tasks, identity
 from acclimate.settings import Settings
 from acclimate.trust import shares
 from acclimate.trust.consensus import Classes, agreements
@@ -229,7 +226,7 @@ def _side_by_side(council: Council, screen: Listener) -> Iterator[tuple[Member, 
     expected = {member.name: identity(member.settings, council.task) for member in members}
     jobs = min(council.jobs, len(members))
     try:
-        with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=_begin) as pool:
+        with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=become_worker) as pool:
             futures = [
                 pool.submit(_made_elsewhere, member, expected[member.name], council.out, council.command)
                 for member in members
@@ -271,31 +268,10 @@ def _made_elsewhere(member: Member, expected: str, out: Path, command: Sequence[
     Raises:
         DataError: The data have changed meanwhile.
     """
-    task = _task(member.settings.source, member.settings.target, member.settings.test, member.settings)
+    task = _tasks.of(member.settings)
     if identity(member.settings, task) != expected:
         raise DataError("The data have changed since the run began: begin it again.")
     return _made(member, task, out, NOBODY, command)
 
 
-_tasks: dict[tuple[str, str, str | None], Task] = {}
-
-
-def _task(source: str, target: str, test: str | None, settings: Settings) -> Task:
-    """The data, read once by each process."""
-    if (source, target, test) not in _tasks:
-        _tasks[source, target, test] = read_task(settings, NOBODY)
-    return _tasks[source, target, test]
-
-
-def _begin() -> None:
-    """The life of a worker: it leaves interrupts to its parent, and ends with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    keep_freed_memory()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
+_tasks = Tasks(NOBODY)  # of a process that makes members

@@ -104,6 +104,21 @@ def read_task(settings: Settings, screen: Listener) -> Task:
     return Task(source, target, answers, test)
 
 
+class Tasks:
+    """The tasks of a process, each read once, so that all runs on it leave out the same broken images."""
+
+    def __init__(self, screen: Listener) -> None:
+        self.screen = screen
+        self.read: dict[tuple[str, str, str | None, bool], Task] = {}
+
+    def of(self, settings: Settings) -> Task:
+        """The task of these settings."""
+        key = (settings.source, settings.target, settings.test, settings.allow_class_mismatch)
+        if key not in self.read:
+            self.read[key] = read_task(settings, self.screen)
+        return self.read[key]
+
+
 def identity(settings: Settings, task: Task) -> str:
     """What makes a run the same run: its settings, the code from outside that it runs, and the data, labels included.
 
