@@ -238,7 +238,8 @@ def _lesson(settings: Settings, task: Task, run: Run) -> Lesson:
     """What the members of a run say together, formed again from their files."""
     ready = prepare(settings, task, pick_device("cpu"), silent)
     net, classes = ready.model.method.net, run.record.model.classes
-    view = View.of(ready, lambda x: net.pool(net.map(x)), settings.seed)
+    pair, labels = ready.pair, ready.pair.labels.numpy()
+    view = View.of(ready.model, lambda x: net.pool(net.map(x)), pair.source, labels, pair.target, settings.seed)
     votes = [_read(run, task, member.folder).predicted for member in run.members.values()]
     members = np.array([[classes.index(name) for name in vote] for vote in votes])
     return Lesson.of(members, view, len(classes), pretrained=True)

@@ -199,3 +199,14 @@ def test_members_train_by_their_own_recipes_but_for_what_is_said() -> None:
 def test_members_is_an_option_of_a_consensus_alone() -> None:
     with pytest.raises(OptionError, match="dann has no option 'members'"):
         Settings.of(source="s", target="t", method="dann", options={"members": "dann, mstn"})
+
+
+def test_the_bound_is_of_all_images_where_a_sample_is_looked_at(
+    arrays: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("acclimate.runs.judge.SAMPLE", 12)
+    how = ("--method", "dann", *SMALL[2:-2], "--compare")
+    record = fit(tmp_path / "run", *arrays, *how)
+    figures = {finding["check"]: finding["figures"] for finding in record["trust"]["findings"]}
+    assert figures["bound"]["share_changed"] == record["compare"]["changes"]["share_changed"] > 0
+    assert figures["gain"]["gain"] * 12 == pytest.approx(round(figures["gain"]["gain"] * 12))  # of the sample

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from msgspec import structs
 
-from acclimate.data.inputs import SelectedInputs
 from acclimate.machine import pick_device
-from acclimate.methods.base import over_all
 from acclimate.model import Model
+from acclimate.runs.members import View
 from acclimate.runs.record import FindingRecord, RunRecord, Trust, Verdict, predictions_of
 from acclimate.runs.task import Task
 from acclimate.settings import Settings
-from acclimate.trust.consensus import Classes, class_means, neighbours, of_each_class, sample
-from acclimate.trust.estimate import estimate_gain
-from acclimate.trust.validators import Evidence
+from acclimate.trust.validators import SAMPLE, Evidence, estimated_gain
 from acclimate.trust.warnings import Findings, Outcome, examine
 
 LITTLE = 0.02  # share of the predictions below which adaptation changed little
 LITTLE_GAIN = 0.01  # the same of the estimated accuracy
-MOST = 5000  # images of a target that are looked at: a graph of more would take longer than the training
 
 
 def judge(settings: Settings, record: RunRecord, task: Task, out: Path, baseline: Path | None) -> Trust:
@@ -38,15 +34,26 @@ def judge(settings: Settings, record: RunRecord, task: Task, out: Path, baseline
         DataError: A file of one of the runs is damaged.
     """
     p = predictions_of(out)
-    after, before, gain = Evidence(p_target=p), None, None
+    after, before, everywhere, gain = Evidence(p_target=p), None, None, None
     if baseline is not None:
-        i = sample(len(p), settings.seed, MOST)
-        before = Evidence(p_target=predictions_of(baseline)[i])
-        after = Evidence(p_target=p[i], **_structure(settings, record, task.readable(), out, i))
-        gain = _gain(before, after)
+        p_before, view = predictions_of(baseline), _view(settings, record, task.readable(), out)
+        everywhere = (p_before.argmax(1), p.argmax(1))
+        if view is None:
+            before = Evidence(p_target=p_before)
+        else:
+            before, after = Evidence(p_target=p_before[view.chosen]), view.evidence(p, settings.seed)
+            gain = estimated_gain(replace(after, p_before=before.p_target))
     errors = {feature: structs.asdict(of_domains) for feature, of_domains in record.domain_error.items()}
     findings = examine(
-        Outcome(record.model.classes, after, before, domain_error=errors, gain=gain, changed_late=record.changed_late)
+        Outcome(
+            record.model.classes,
+            after,
+            before,
+            domain_error=errors,
+            everywhere=everywhere,
+            gain=gain,
+            changed_late=record.changed_late,
+        )
     )
     return Trust(
         verdict=verdict(findings),
@@ -60,38 +67,13 @@ def judge(settings: Settings, record: RunRecord, task: Task, out: Path, baseline
     )
 
 
-def _gain(before: Evidence, after: Evidence) -> float | None:
-    """The estimated change of the accuracy; None without frozen features."""
-    if after.frozen_target is None or after.frozen_source is None or after.y_source is None:
-        return None
-    assert before.p_target is not None
-    assert after.p_target is not None
-    K = after.p_target.shape[1]
-    means = class_means(after.frozen_source, after.y_source, after.frozen_target, K)
-    graph = neighbours(after.frozen_target)
-    return estimate_gain(before.p_target.argmax(1), after.p_target.argmax(1), means, graph, K)
-
-
-def _structure(settings: Settings, record: RunRecord, task: Task, out: Path, chosen: Classes) -> dict[str, Any]:
-    """The frozen features of both domains, as `Evidence` takes them; none where the backbone was trained."""
+def _view(settings: Settings, record: RunRecord, task: Task, out: Path) -> View | None:
+    """The frozen features of both domains; none where the backbone was trained."""
     if record.model.tune != "head":
-        return {}
+        return None
     model = Model.load(out, pick_device(settings.device), method=settings.method, backbone=settings.backbone)
-    labels = task.source.labels
-    inputs = {"source": model.inputs(task.source.domain), "target": model.inputs(task.target)}
-    positions = {"source": of_each_class(labels, settings.seed), "target": chosen}
-    frozen = {
-        side: over_all(
-            model.method, model.method.net.pool, SelectedInputs(inputs[side], positions[side]), device=model.device
-        )
-        for side in inputs
-    }
-    return {
-        "frozen_source": frozen["source"].cpu().numpy(),
-        "frozen_target": frozen["target"].cpu().numpy(),
-        "y_source": labels[positions["source"]],
-        "seed": settings.seed,
-    }
+    source, target = model.inputs(task.source.domain), model.inputs(task.target)
+    return View.of(model, model.method.net.pool, source, task.source.labels, target, settings.seed, SAMPLE)
 
 
 def verdict(findings: Findings) -> Verdict:

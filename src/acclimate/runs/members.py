@@ -20,10 +20,12 @@ from acclimate.methods.base import Method, over_all
 from acclimate.methods.consensus import Consensus
 from acclimate.methods.options import options
 from acclimate.methods.registry import CONSENSUS
+from acclimate.model import Model
 from acclimate.runs.directory import MEMBERS
 from acclimate.runs.prepare import Prepared
 from acclimate.settings import RECIPE, Recipe, Settings
 from acclimate.trust.consensus import (
+    MOST,
     Classes,
     Features,
     agreement,
@@ -110,16 +112,43 @@ class View(NamedTuple):
     labels: Classes
 
     @classmethod
-    def of(cls, ready: Prepared, network: Callable[[Tensor], Tensor], seed: int) -> View:
-        """The features that a network makes of both domains."""
+    def of(
+        cls,
+        model: Model,
+        network: Callable[[Tensor], Tensor],
+        source: Inputs,
+        labels: Classes,
+        target: Inputs,
+        seed: int,
+        most: int = MOST,
+    ) -> View:
+        """The features of both domains.
+
+        Args:
+            model: Its method is put in evaluation mode, and its device computes.
+            network: From a batch (B, ...) to features (B, D).
+            source: The labelled images.
+            labels: (N_s,) their classes.
+            target: The others.
+            seed: Of the samples of large domains.
+            most: Images of the target from which on they are sampled.
+        """
 
         def features(inputs: Inputs, positions: Classes) -> Features:
-            chosen = SelectedInputs(inputs, positions)
-            return over_all(ready.model.method, network, chosen, device=ready.model.device).cpu().numpy()
+            return over_all(model.method, network, SelectedInputs(inputs, positions), device=model.device).cpu().numpy()
 
-        labels = ready.pair.labels.numpy()
-        target, source = sample(len(ready.target), seed), of_each_class(labels, seed)
-        return cls(target, features(ready.pair.target, target), features(ready.pair.source, source), labels[source])
+        chosen, kept = sample(len(target), seed, most), of_each_class(labels, seed)
+        return cls(chosen, features(target, chosen), features(source, kept), labels[kept])
+
+    def evidence(self, p: Probabilities, seed: int) -> Evidence:
+        """What is known of a run that says p (N, K) of the target."""
+        return Evidence(
+            p_target=p[self.chosen],
+            frozen_target=self.target,
+            frozen_source=self.source,
+            y_source=self.labels,
+            seed=seed,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,16 +202,23 @@ class Lesson:
             classes: K names.
             seed: Of what is random in the checks.
         """
-        i, view = self.view.chosen, self.view
-        after = Evidence(
-            p_target=p[i], frozen_target=view.target, frozen_source=view.source, y_source=view.labels, seed=seed
-        )
-        before, gain = None, None
+        i, after = self.view.chosen, self.view.evidence(p, seed)
+        before, everywhere, gain = None, None, None
         if p_before is not None:
-            before = Evidence(p_target=p_before[i])
-            said = (p_before[i].argmax(1), p[i].argmax(1), self.voters[-1])
-            gain = estimate_gain(*said, self.graph, len(classes))
-        return examine(Outcome(classes, after, before, gain=gain, members=self.members[:, i], unknown=self.unfamiliar))
+            before, everywhere = Evidence(p_target=p_before[i]), (p_before.argmax(1), p.argmax(1))
+            was, now = (said[i] for said in everywhere)
+            gain = estimate_gain(was, now, self.voters[-1], self.graph, len(classes))
+        return examine(
+            Outcome(
+                classes,
+                after,
+                before,
+                everywhere=everywhere,
+                gain=gain,
+                members=self.members[:, i],
+                unknown=self.unfamiliar,
+            )
+        )
 
 
 def most_agreeing(members: Classes) -> int:
@@ -218,7 +254,9 @@ def teach(ready: Prepared, members: Classes, network: Callable[[Tensor], Tensor]
     net = method.net
     untouched = net.pretrained or net.level == "vector"
     assert untouched or network is not None
-    view = View.of(ready, (lambda x: net.pool(net.map(x))) if untouched or network is None else network, seed)
+    look = (lambda x: net.pool(net.map(x))) if untouched or network is None else network
+    pair = ready.pair
+    view = View.of(ready.model, look, pair.source, pair.labels.numpy(), pair.target, seed)
     lesson = Lesson.of(members, view, len(ready.task.source.classes), pretrained=untouched)
     N = len(ready.target)
     y, w = np.zeros(N, dtype=np.int64), np.zeros(N)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from acclimate.errors import DataError
+from acclimate.trust.consensus import agreement
+from acclimate.trust.estimate import largest_change
 from acclimate.trust.validators import (
     Classes,
     Evidence,
@@ -122,6 +123,8 @@ class Outcome:
             and the estimated shares.
         before: What source-only says of the same images.
         domain_error: By feature and by domain, the discriminator's error from 0 to 50, as in record.json.
+        everywhere: The classes (N,) that source-only predicts and those of the run, of all images, where the evidence
+            is of a sample: the bound is of all of them.
         gain: What `estimate.estimate_gain` said of the run.
         changed_late: The share of the predictions that changed in the last quarter of training.
         members: (m, n_T) the classes that the members of a consensus predict.
@@ -132,6 +135,7 @@ class Outcome:
     after: Evidence
     before: Evidence | None = None
     domain_error: Mapping[str, Mapping[str, float]] | None = None
+    everywhere: tuple[Classes, Classes] | None = None
     gain: float | None = None
     changed_late: float | None = None
     members: Classes | None = None
@@ -146,7 +150,7 @@ def examine(outcome: Outcome, limits: Limits = LIMITS) -> Findings:
     found: list[Finding | None] = []
     if before is not None:
         (p_before,) = before.need("examine", "p_target")
-        found.append(bound(p_before.argmax(1), classes))
+        found.append(bound(*(outcome.everywhere or (p_before.argmax(1), classes))))
     if outcome.gain is not None:
         found.append(likely_change(outcome.gain, limits))
     shares = _shares(after, before)
@@ -180,7 +184,7 @@ def severity(found: Sequence[Finding]) -> Level:
 
 def bound(before: Classes, after: Classes) -> Finding:
     """How far accuracy can have moved at most: by the share of images whose class changed. Exact, for any labels."""
-    changed = float((before != after).mean())
+    changed = largest_change(before, after)
     return Finding(
         "bound",
         "fact",
@@ -377,7 +381,7 @@ def members_at_odds(members: Classes, limits: Limits = LIMITS) -> Finding | None
     """
     if len(members) < 2:
         raise DataError("Agreement needs at least two members: give the predictions of more.")
-    agree = float(np.mean([(a == b).mean() for a, b in combinations(members, 2)]))
+    agree = agreement(members)
     if agree >= limits.members:
         return None
     sentence = (
