@@ -17,6 +17,7 @@ from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.errors import OptionError
 from acclimate.methods.base import Objective
 from acclimate.methods.jan import JAN
+from acclimate.methods.source_only import SourceOnly
 from acclimate.model import Model
 from acclimate.runs.members import members_of
 from acclimate.runs.record import read_record
@@ -142,6 +143,17 @@ def test_a_member_that_diverges_is_left_out(
     members = json.loads((tmp_path / "run" / "record.json").read_text())["trust"]["members"]
     assert [(m["name"], m["agreement"]) for m in members if m["failed"]] == [("JAN", None)]
     assert len(members) == 6
+
+
+def test_source_only_may_diverge_too(arrays: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: SourceOnly, s: Labelled, t: Unlabelled) -> Iterator[Objective]:
+        yield Objective(classification=self.classifier(self.net(s.x)).sum() * float("nan"))
+
+    monkeypatch.setattr(SourceOnly, "step", step)
+    record = fit(tmp_path / "run", *arrays, *SMALL)
+    assert record["compare"] is None
+    assert record["trust"]["verdict"] == "nothing to compare with"
+    assert record["trust"]["estimate"] is not None
 
 
 def test_overwrite_deletes_the_members_too(arrays: tuple[str, ...], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from acclimate.runs.files import read_predictions, read_source_predictions
 from acclimate.runs.judge import findings_of, verdict
 from acclimate.runs.members import FEWEST, Member, looks, members_of, most_agreeing, teach
 from acclimate.runs.prepare import Prepared
-from acclimate.runs.record import AccuracyEstimate, ClassShare, MemberRecord, Trust, read_record
+from acclimate.runs.record import AccuracyEstimate, ClassShare, MemberRecord, Trust, predictions_of, read_record
 from acclimate.runs.run import Judgement, run
 from acclimate.runs.task import Task, Tasks, identity
 from acclimate.settings import Settings
@@ -115,7 +115,7 @@ class Council:
 
     def _trust(self, ready: Prepared, p: Probabilities) -> Trust:
         source_only, classes = self._source_only, ready.task.source.classes
-        p_before = self._probabilities(source_only, ready) if source_only is not None else None
+        p_before = predictions_of(self.out / source_only.folder) if source_only is not None else None
         findings = self.lesson.findings(p, p_before, classes, self.settings.seed)
         estimated, rough = self._shares(ready, p_before, p.argmax(1))
         estimate = self.lesson.estimate
@@ -131,10 +131,6 @@ class Council:
             rough=rough,
             unfamiliar=float(self.lesson.unfamiliar.mean()) if self.lesson.unfamiliar is not None else None,
         )
-
-    def _probabilities(self, member: Member, ready: Prepared) -> Probabilities:
-        path = self.out / member.folder / "predictions.csv"
-        return read_predictions(path, len(ready.target), len(ready.task.source.classes)).probabilities
 
     def _records(self, decided: Classes) -> Iterator[MemberRecord]:
         """The members as the record holds them, those that diverged at the end."""

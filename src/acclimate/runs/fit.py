@@ -62,12 +62,14 @@ def fit(
     baseline = next((out / member.folder for member in members if member.settings.method == BASELINE), None)
     earlier = (out, out / BASELINE) if overwrite else ()
     if baseline is None and compare and settings.method != BASELINE:
-        baseline, anew = out / BASELINE, overwrite
+        baseline = out / BASELINE
         alone = replace(settings, method=BASELINE, options={})
-        made = run(alone, task, baseline, screen, command=command, anew=anew, delete=earlier)
+        made = run(alone, task, baseline, screen, command=command, anew=overwrite, delete=earlier)
         _completed(alone, made, task, baseline, None)
         overwrite, earlier = False, ()
     record = make(settings, task, out, screen, command=command, jobs=jobs, anew=overwrite, delete=earlier)
+    if baseline is not None and not (baseline / "record.json").exists():
+        baseline = None  # it diverged, as a member may
     return _completed(settings, record, task, out, baseline)
 
 
