@@ -6,6 +6,7 @@ import csv
 import importlib
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from acclimate.bench.choose import rank
+from acclimate.runs.members import members_of
 from acclimate.screen import Screen
+from acclimate.settings import Settings
 from acclimate.trust.validators import VALIDATORS
 from tiny import refused, succeeds, vectors
 
@@ -423,3 +427,18 @@ def test_the_study_compares_what_is_put_first_with_the_labels(bench: Path, monke
 
 def record_of(bench: Path, row: str, task: str) -> dict[str, Any]:
     return dict(json.loads((run_of(bench, row, task) / "record.json").read_text(encoding="utf-8")))
+
+
+def test_the_consensus_that_is_offered_names_each_method_once(tmp_path: Path) -> None:
+    vectors(tmp_path / "source.npz")
+    vectors(tmp_path / "target.npz", shift=0.5)
+    faster = '[[row]]\nname = "DANN faster"\nmethod = "dann"\nsettings = { lr = 0.02 }\n'
+    text = GRID.replace("[data.domains]", ONE_TASK).replace("steps = 4", "steps = 60")
+    (tmp_path / "grid.toml").write_text(text + faster, encoding="utf-8")
+    succeeds("bench", tmp_path / "grid.toml", "--out", tmp_path / "bench", "-q")
+    (ranking,) = rank([tmp_path / "bench"])
+    listed = re.search(r'--members "([^"]+)"', ranking.instead)
+    assert listed is not None
+    members = members_of(Settings.of(source="s", target="t", options={"members": listed[1]}))
+    assert {member.settings.method for member in members} <= {"source_only", "dann", "dan"}
+    assert len(members) > 1

@@ -23,6 +23,7 @@ from acclimate.errors import AcclimateError, DataError, OptionError
 from acclimate.methods import registry
 from acclimate.methods.registry import BASELINE, CONSENSUS
 from acclimate.progress import NOBODY, Listener
+from acclimate.runs.directory import baseline
 from acclimate.runs.files import read_predictions, read_source_predictions
 from acclimate.runs.frozen import frozen_features
 from acclimate.runs.record import RunRecord, read_record
@@ -101,7 +102,7 @@ def _runs_alone(folders: Sequence[Path]) -> list[Made]:
     """Runs that no bench made: the folder is the name; runs that differ in their seed alone are seeds of one row."""
     records = {folder: read_record(folder / "record.json") for folder in folders}
     if not any(record.settings["method"] == BASELINE for record in records.values()):
-        beside = [folder / BASELINE for folder in folders if (folder / BASELINE / "record.json").exists()]
+        beside = [other for folder in folders if (other := baseline(folder)) is not None]
         records |= {folder: read_record(folder / "record.json") for folder in beside[:1]}  # what --compare made
     first: dict[str, str] = {}
     runs = []
@@ -134,10 +135,10 @@ def rank_task(runs: Sequence[Made], *, screen: Listener = NOBODY, device: str = 
     """
     task = runs[0].task
     runs = [run for run in runs if run.method != CONSENSUS]
-    baseline = _check(runs, "-".join(task))
+    unadapted = _check(runs, "-".join(task))
     names = _names(runs)
     images, said = _predictions(runs)
-    frozen, where, amiss = _structure(baseline.record, images, screen, device)
+    frozen, where, amiss = _structure(unadapted.record, images, screen, device)
     evidence = [
         Evidence(**{**frozen, "p_target": p, **_of_source(run, frozen, where)})
         for run, p in zip(runs, said, strict=True)
@@ -145,7 +146,7 @@ def rank_task(runs: Sequence[Made], *, screen: Listener = NOBODY, device: str = 
     notes = [*([amiss] if amiss else []), *_of_held_out(runs, evidence)]
     candidates = [Candidate(name, e, run.row) for name, run, e in zip(names, runs, evidence, strict=True)]
     of = dict(zip(names, runs, strict=True))
-    choice = choose(candidates, baseline.record.model.classes, baseline=names[runs.index(baseline)])
+    choice = choose(candidates, unadapted.record.model.classes, baseline=names[runs.index(unadapted)])
     return Ranking(task, choice, of, images, tuple(notes), _instead(choice, of))
 
 
@@ -170,12 +171,12 @@ def _check(runs: Sequence[Made], task: str) -> Made:
             f"Choosing on {task} needs at least {LEAST_CANDIDATES} finished rows, not {len(rows)}: add rows to the "
             "bench, since fewer cannot outvote one."
         )
-    baseline = next((run for run in runs if run.method == BASELINE), None)
-    if baseline is None:
+    unadapted = next((run for run in runs if run.method == BASELINE), None)
+    if unadapted is None:
         raise DataError(
             f"There is no finished run of source-only on {task}: add it, since all others are judged against it."
         )
-    return baseline
+    return unadapted
 
 
 def _names(runs: Sequence[Made]) -> list[str]:
@@ -246,12 +247,16 @@ def _normalised(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _instead(choice: Choice, of: Mapping[str, Made]) -> str:
     """The command that makes the consensus of the rows that pass the gates."""
     passing = [of[judged.name] for judged in choice.candidates if not judged.failed]
-    members = list(dict.fromkeys(name for run in passing if (name := _called(run)) is not None))
+    members: dict[str, str] = {}  # rows that differ in their recipe alone are one member, which has its own
+    for run in passing:
+        name = _called(run)
+        if name is not None:
+            members.setdefault(json.dumps(registry.row(name)), name)
     if len(members) < 2:
         return ""
     settings = passing[0].record.settings
     data = f"--source {shlex.quote(settings['source'])} --target {shlex.quote(settings['target'])}"
-    return f'acclimate fit --method {CONSENSUS} --members "{",".join(members)}" {data} --out DIR'
+    return f'acclimate fit --method {CONSENSUS} --members "{",".join(members.values())}" {data} --out DIR'
 
 
 def _called(run: Made) -> str | None:
