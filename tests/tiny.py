@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import typer
 import typer.testing
 from PIL import Image
@@ -30,6 +31,15 @@ def vectors(path: Path, *, shift: float = 0.0, labelled: bool = True, n: int = 2
         arrays["y"] = np.array(list("abc"))[y]
     np.savez(path, **arrays)
     return path
+
+
+def clouds(
+    n: int, K: int = 3, D: int = 8, seed: int = 0, far: float = 6.0
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """K clouds of n points (K n, D), well separated unless they are told to be near, and the cloud of each point."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(np.arange(K), n)
+    return rng.normal(size=(n * K, D)) + far * np.eye(K, D)[y], y
 
 
 def trained_alone() -> list[str]:

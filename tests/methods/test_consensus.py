@@ -19,16 +19,10 @@ from acclimate.networks.network import Network
 from acclimate.settings import Recipe
 from acclimate.testing import tiny_method, tiny_pair
 from acclimate.training import train
+from tiny import clouds
 
 Floats = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.int64]
-
-
-def clouds(n: int, K: int = 3, D: int = 8, seed: int = 0, far: float = 6.0) -> tuple[Floats, Classes]:
-    """K clouds of n points, and the cloud of each point."""
-    rng = np.random.default_rng(seed)
-    y = np.repeat(np.arange(K), n)
-    return rng.normal(size=(n * K, D)) + far * np.eye(K, D)[y], y
 
 
 def test_the_classifier_is_the_minimum() -> None:

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from PIL import Image
 
 from acclimate.data.read import read_target
 from acclimate.evaluation.labels import NONE
-from browser import Browser, find
+from browser import Browser
 from recorded import finished_run
 from tiny import refused, succeeds
 
@@ -164,14 +163,6 @@ def test_the_keys(tmp_path: Path, classes: tuple[str, ...], keys: list[str]) -> 
 
 
 # --- in a browser --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if find() is None:
-        pytest.skip("no Chromium is installed, in which the page could be opened")
-    with Browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 PLACE = """(() => {

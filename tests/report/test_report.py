@@ -27,7 +27,7 @@ from acclimate.report import charts, exhibits, words
 from acclimate.report import page as report
 from acclimate.report import run as run_read
 from acclimate.runs.files import Metrics
-from browser import Browser, find
+from browser import Browser
 from pages import EVIL, NAMES, Page, table
 from recorded import bench_record, run_record
 from tiny import pictures, refused, succeeds, vectors
@@ -520,14 +520,6 @@ def test_runs_that_are_missing_are_told_of(tmp_path: Path) -> None:
 
 
 # --- in a browser --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if find() is None:
-        pytest.skip("no Chromium is installed, in which the page could be opened")
-    with Browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 COLOURS = "(() => { const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]; })()"

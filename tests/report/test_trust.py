@@ -18,7 +18,7 @@ from acclimate.report import charts, doubts, words
 from acclimate.report import page as report
 from acclimate.report import run as run_read
 from acclimate.runs.record import FindingRecord, RunRecord, Trust, Verdict, read_record, write_record
-from browser import Browser, find
+from browser import Browser
 from pages import EVIL, NAMES, Page, table
 from recorded import run_record, trust
 from tiny import pictures, succeeds, vectors
@@ -237,14 +237,6 @@ def test_a_network_from_scratch_of_labelled_images(tmp_path: Path) -> None:
 
 
 # --- in a browser --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if find() is None:
-        pytest.skip("no Chromium is installed, in which the page could be opened")
-    with Browser(tmp_path_factory.mktemp("profile")) as opened:
-        yield opened
 
 
 ROWS = "[...document.querySelectorAll('#list-rows tr')].map((row) => row.cells[0].textContent)"

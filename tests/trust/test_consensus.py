@@ -24,16 +24,10 @@ from acclimate.trust.consensus import (
     sample,
     spread,
 )
+from tiny import clouds
 
 Floats = npt.NDArray[np.float64]
 Classes = npt.NDArray[np.int64]
-
-
-def clouds(n: int, K: int = 3, D: int = 8, seed: int = 0, far: float = 6.0) -> tuple[Floats, Classes]:
-    """K well separated clouds of n points, and the cloud of each point."""
-    rng = np.random.default_rng(seed)
-    y = np.repeat(np.arange(K), n)
-    return rng.normal(size=(n * K, D)) + far * np.eye(K, D)[y], y
 
 
 def erring(y: Classes, M: int, share: float, seed: int = 0) -> Classes:

@@ -138,9 +138,11 @@ ON_MEASURED = (
 
 def _measured(known: Mapping[str, float]) -> tuple[str, str, str]:
     """A method's cost, gain and harm, a dash for what is not known."""
+    from acclimate.bench.tables import as_cost
+
     cost, gain, harmed = (known.get(name) for name in ("cost", "median_gain", "harmed"))
     return (
-        "-" if cost is None else f"{cost:.1f}x" if cost < 10 else f"{cost:.0f}x",
+        as_cost(cost),
         "-" if gain is None else f"{gain:+.1f}",
         "-" if harmed is None else f"{100 * harmed:.0f} %",
     )

@@ -18,6 +18,7 @@ from acclimate.evaluation.scores import Probabilities, Scores, confusion
 from acclimate.methods import registry
 from acclimate.runs.directory import baseline
 from acclimate.runs.files import Metrics, MetricsLog, read_predictions, read_skipped
+from acclimate.runs.frozen import place
 from acclimate.runs.record import DomainData, RunRecord, read_record
 
 
@@ -194,8 +195,8 @@ def read_data(run: Run, left_out: list[str]) -> Data | None:
     """
     settings = run.record.settings
     try:
-        source = read_source(_place(run, settings["source"]))
-        target, sealed = read_sealed(_place(run, settings["target"]))
+        source = read_source(place(run.record, settings["source"]))
+        target, sealed = read_sealed(place(run.record, settings["target"]))
         if tuple(source.classes) != tuple(run.classes):
             raise DataError(f"{settings['source']} has changed since the run: it has other classes.")
         noted = {"source": (source.domain, run.record.data.source), "target": (target, run.record.data.target)}
@@ -238,12 +239,6 @@ def _gave(run: Run, answers: Answers, scores: Scores) -> bool:
     return bool((predicted >= 0).all()) and np.array_equal(
         confusion(predicted, answers, len(run.classes)), scores.confusion
     )
-
-
-def _place(run: Run, path: str) -> Path:
-    """Where a path of the settings leads from the folder that the run was started in, or else from this one."""
-    place = Path(run.record.data.paths_start_from, path)
-    return place if place.exists() or place.parent.is_file() else Path(path)  # a part of an .npz lies below a file
 
 
 def _positions(names: Sequence[str], among: Sequence[str]) -> list[int] | None:

@@ -159,14 +159,19 @@ def _parts(
             yield part.select(broken.readable), p
             if meter is not None:
                 meter.update(start + len(part))
-    if len(skipped) > MOST_WARNINGS:
-        screen.warn(f"{len(skipped) - MOST_WARNINGS:,} more images are left out; --json names them all.")
+    _tell_of_rest(skipped, screen)
 
 
 def _tell_of(skipped: Sequence[tuple[str, str]], told: int, screen: Listener) -> None:
     """Name the first images that are left out, of which so many are told of already."""
     for name, reason in skipped[: max(MOST_WARNINGS - told, 0)]:
         screen.warn(f"{name} is left out: {reason}.")
+
+
+def _tell_of_rest(skipped: Sequence[tuple[str, str]], screen: Listener) -> None:
+    """Say how many more there are."""
+    if len(skipped) > MOST_WARNINGS:
+        screen.warn(f"{len(skipped) - MOST_WARNINGS:,} more images are left out; --json names them all.")
 
 
 def evaluate_images(
@@ -225,8 +230,7 @@ def _predicted(model: Model, domain: Domain, screen: Listener) -> tuple[Probabil
     with broken.found(screen.track):
         probabilities = model.predict(domain, screen.track, broken).probabilities
     _tell_of(broken.skipped, 0, screen)
-    if len(broken.skipped) > MOST_WARNINGS:
-        screen.warn(f"{len(broken.skipped) - MOST_WARNINGS:,} more images are left out; --json names them all.")
+    _tell_of_rest(broken.skipped, screen)
     return probabilities, broken
 
 
