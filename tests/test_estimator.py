@@ -260,7 +260,7 @@ def test_the_consensus_in_a_pipeline() -> None:
 def test_a_target_on_another_scale_is_warned_of() -> None:
     X, y, X_t, _ = domains(n=60)
     for other in (1000 * X_t, X_t + 1000, X_t / 1000):
-        with pytest.warns(UserWarning, match="X_target is on another scale than X"):
+        with pytest.warns(UserWarning, match="X_target is on a different scale from X"):
             quick().fit(X, y, X_target=other)
 
 

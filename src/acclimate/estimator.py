@@ -345,8 +345,8 @@ class AdaptiveClassifier(
         classes, labels = _encoded(y, len(domain))
         if X_target is None and len(classes) > 2 and -1 in classes.tolist():
             raise DataError(
-                "y holds -1, which stands for unlabelled samples elsewhere: give the samples of the target as "
-                "X_target, without labels; if -1 is a class of yours, give it another name."
+                "y contains -1, which other libraries use for unlabelled samples: give the samples of the target as "
+                "X_target, without labels; if -1 is one of your classes, rename it."
             )
         source = LabelledDomain(domain, labels, tuple(map(str, classes)))
         if X_target is None:
@@ -435,8 +435,8 @@ def _check_scale(source: Domain, target: Domain) -> None:
     wider = target.items.std(0) / np.where(length > 0, length, 1)
     if np.median(away) > FAR or np.median(wider) > FAR or np.median(wider) < 1 / FAR:
         warnings.warn(
-            "X_target is on another scale than X: if X went through earlier steps of a pipeline, X_target has to go "
-            "through them as well, with Pipeline(..., transform_input=['X_target']).",
+            "X_target is on a different scale from X: if X went through earlier steps of a pipeline, X_target has to "
+            "go through them as well, with Pipeline(..., transform_input=['X_target']).",
             stacklevel=4,
         )
 

@@ -189,7 +189,7 @@ def test_members_are_chosen_by_name(arrays: tuple[str, ...], tmp_path: Path) -> 
     [
         ("dann", "A consensus needs at least 2 members, not 1: name more with --members."),
         ("dann, source-only, DANN", "DANN is named twice among the members: name each method once."),
-        ("dann, consensus", "A consensus cannot be a member of another: name methods that are trained by themselves."),
+        ("dann, consensus", "A consensus cannot be a member of a consensus: name single methods."),
         ("dann, wemnt", "No method has a row called 'wemnt'; did you mean wemnet?"),
     ],
 )

@@ -70,7 +70,7 @@ def test_an_estimated_loss_is_a_warning_and_a_gain_is_a_fact() -> None:
     assert loss.level == "warning"
     assert loss.sentence.startswith("Adaptation has probably cost about 12 points of accuracy, judging by both models")
     assert [nothing.level, gain.level, likely_change(-0.02).level] == ["fact"] * 3
-    assert nothing.sentence.startswith("Adaptation has probably hardly changed the accuracy")
+    assert nothing.sentence.startswith("Adaptation has probably changed the accuracy little")
     assert gain.sentence.startswith("Adaptation has probably gained about 8 points")
 
 

@@ -29,8 +29,8 @@ def fit(
     members: Annotated[
         str | None,
         typer.Option(
-            help="The members of a consensus, as acclimate methods lists them or the papers call them, separated by "
-            "commas.",
+            help="The members of a consensus, separated by commas: names that acclimate methods lists, or the papers' "
+            "names.",
             rich_help_panel="Method",
         ),
     ] = None,

@@ -39,7 +39,7 @@ def label(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Draw the images of a target that are worth a label, and write a page to label them on.
+    """Draw the images of a target that are worth labelling, and write a page to label them on.
 
     acclimate evaluate RUN --labels says what the labels tell. No model is trained on them.
     """

@@ -125,7 +125,7 @@ def evaluate(
         if len(given) != 1:
             raise OptionError(
                 "Name the labelled images behind RUN, one folder or file, or else labels with --labels: "
-                "acclimate label draws the images that are worth a label."
+                "acclimate label draws the images that are worth labelling."
             )
 
         from acclimate.cli.show import show_scores

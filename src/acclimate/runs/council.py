@@ -200,8 +200,8 @@ class Council:
         if not any(estimate.rough for estimate in estimates.values()):
             return estimates, None
         return estimates, (
-            "The estimated class shares are a rough guide: the classes look different in the target, which the "
-            "estimates take to be equal."
+            "The estimated class shares are a rough guide: the classes look different in the target, and the estimates "
+            "assume that they do not."
         )
 
 
@@ -237,8 +237,8 @@ def _side_by_side(council: Council, screen: Listener) -> Iterator[tuple[Member, 
                 raise
     except BrokenProcessPool as error:
         raise DataError(
-            "The process of a member ended before its time, as for lack of memory: the same command goes on, with "
-            "fewer --jobs in less memory."
+            "A member's process died, perhaps for lack of memory: the same command goes on from there, and fewer "
+            "--jobs need less memory."
         ) from error
 
 

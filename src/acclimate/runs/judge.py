@@ -86,7 +86,7 @@ def verdict(findings: Findings) -> Verdict:
     gain = of_check["gain"]["gain"] if "gain" in of_check else None
     if of_check["bound"]["share_changed"] < LITTLE or (gain is not None and abs(gain) < LITTLE_GAIN):
         return "adaptation changed little"
-    return "adaptation probably helped" if gain is not None and gain > 0 else "nothing speaks against it"
+    return "adaptation probably helped" if gain is not None and gain > 0 else "no sign of harm"
 
 
 def findings_of(findings: Findings) -> tuple[FindingRecord, ...]:

@@ -84,7 +84,7 @@ def members_of(settings: Settings, tune: Tune | None = None) -> tuple[Member, ..
     for name in names:
         method, chosen = registry.row(name)
         if method == CONSENSUS:
-            raise OptionError("A consensus cannot be a member of another: name methods that are trained by themselves.")
+            raise OptionError("A consensus cannot be a member of a consensus: name single methods.")
         recipe = Recipe.of(registry.load(method), **given)
         one = replace(settings, method=method, options=chosen, recipe=recipe, tune=tune or settings.tune)
         if any((one.method, one.options) == (other.settings.method, other.settings.options) for other in members):

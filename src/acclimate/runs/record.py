@@ -31,7 +31,7 @@ Severity: TypeAlias = Literal["fact", "note", "warning"]
 Verdict: TypeAlias = Literal[
     "adaptation probably helped",
     "adaptation changed little",
-    "nothing speaks against it",
+    "no sign of harm",
     "look before you use it",
     "nothing to compare with",
 ]

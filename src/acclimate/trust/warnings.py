@@ -207,7 +207,7 @@ def likely_change(gain: float, limits: Limits = LIMITS) -> Finding:
     if gain < limits.gain:
         return Finding("gain", "warning", f"Adaptation has probably cost {about}, {judge}.", figures)
     if abs(gain) < 0.01:
-        return Finding("gain", "fact", f"Adaptation has probably hardly changed the accuracy, {judge}.", figures)
+        return Finding("gain", "fact", f"Adaptation has probably changed the accuracy little, {judge}.", figures)
     change = "gained" if gain > 0 else "cost"
     return Finding("gain", "fact", f"Adaptation has probably {change} {about}, {judge}.", figures)
 
