@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/acclimate demo
 
 test: lint types $(VENV)/installed-dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

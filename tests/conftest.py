@@ -1,10 +1,15 @@
 """Every test: one thread (tiny tensors crawl on several), its own cache folder, no network, the same examples."""
 
+import os
 from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import settings
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # read when NumPy, scikit-learn and torch are imported
+    os.environ[variable] = "1"
+
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 torch.set_num_threads(1)
 settings.register_profile("the same examples every time", derandomize=True, database=None, deadline=None)

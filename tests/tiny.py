@@ -92,12 +92,13 @@ def pictures(folder: Path, classes: tuple[str, ...] = ("a", "b", "c"), *, n: int
 def acclimate(*args: str | Path, columns: int = 80) -> Result:
     """What the command prints and its exit code; an exception that it lets through is raised.
 
-    `fit` writes no report unless it is asked to, since that takes longer than a tiny run, and trains one method unless
-    it is told which, since the default trains several.
+    `fit` writes no report unless it is asked to, since that takes longer than a tiny run; it trains one method unless
+    it is told which, since the default trains several, and in this process unless it is told of `--jobs`.
     """
     if args[:1] == ("fit",):
         args = (*args, *([] if "--report" in args else ["--no-report"]))
         args = (*args, *([] if "--method" in args else ["--method", "wemnet"]))
+        args = (*args, *([] if "--jobs" in args else ["--jobs", "1"]))
     return CliRunner(env={"COLUMNS": str(columns)}).invoke(app, [str(arg) for arg in args], catch_exceptions=False)
 
 
