@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 
 import acclimate.cli.app as command_line
 from acclimate.bench.grid import Row, make_grid
-from acclimate.errors import OptionError
+from acclimate.errors import OptionError, brief
 from acclimate.estimator import AdaptiveClassifier
+from acclimate.machine import pick_device
 from acclimate.methods import registry
+from acclimate.methods.options import check_options
+from acclimate.methods.options import options as method_options
 from acclimate.settings import (
     OF_A_ROW,
     OF_AN_ESTIMATOR,
@@ -79,7 +82,7 @@ def test_what_fits_is_taken_as_it_is(one: Declared, data: st.DataObject) -> None
 @given(data=st.data())
 def test_what_is_of_another_type_is_refused(one: Declared, data: st.DataObject) -> None:
     value = data.draw(foreign(one))
-    with pytest.raises(OptionError, match=re.escape(f"{one.name} must be {one.takes}, not {value!r}.")):
+    with pytest.raises(OptionError, match=re.escape(f"{one.name} must be {one.takes}, not {brief(value)}.")):
         one.checked(value)
 
 
@@ -106,6 +109,84 @@ def test_what_is_of_another_type_is_refused(one: Declared, data: st.DataObject) 
 def test_what_is_out_of_range_is_refused(name: str, value: Any) -> None:
     with pytest.raises(OptionError, match=f"^{name} must be .*, not {re.escape(repr(value))}\\.$"):
         Settings.of(source="s", target="t", **{name: value})
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([2**63, 10**24, 10**400, -(10**400), "x" * 10**5, "\x1b[2J", "a\nb", "\0", "\udcff"])
+    | st.floats()
+    | st.text(max_size=8)
+    | st.binary(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.tuples(inner) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
+    ),
+    max_leaves=4,
+)
+
+
+def check_sentence(error: OptionError) -> None:
+    text = str(error)
+    assert text.isprintable()
+    assert len(text) < 600
+    assert text.endswith(".")
+
+
+@every_setting
+@examples(max_examples=60)
+@given(value=ANYTHING)
+def test_any_value_is_taken_or_refused_in_a_sentence(one: Declared, value: Any) -> None:
+    try:
+        taken = one.checked(value)
+    except OptionError as error:
+        check_sentence(error)
+    else:
+        assert taken is None or one.setting.is_code or type(taken) is one.kind
+        assert not isinstance(taken, float) or math.isfinite(taken)
+        assert not isinstance(taken, int) or abs(taken) < 2**64
+
+
+@pytest.mark.parametrize("method", registry.names())
+@examples(max_examples=20)
+@given(data=st.data())
+def test_any_value_of_an_option_is_taken_or_refused_in_a_sentence(method: str, data: st.DataObject) -> None:
+    for name in method_options(method):
+        value = data.draw(ANYTHING)
+        try:
+            check_options(method, {name: value})
+        except OptionError as error:
+            check_sentence(error)
+        else:
+            assert not isinstance(value, float) or math.isfinite(value)
+            assert not isinstance(value, int) or abs(value) < 10**309
+
+
+@pytest.mark.parametrize("name", ["hpu", "meta", "cuda:99", "cpu:7x", "", "xyz", "mtia", "privateuseone"])
+def test_a_device_that_is_not_there(name: str) -> None:
+    with pytest.raises(OptionError, match="is not to be had here: use --device auto or cpu"):
+        pick_device(name)
+
+
+@pytest.mark.parametrize(
+    ("grid", "sentence"),
+    [
+        ("x = " + "[" * 5000 + "]" * 5000, "grid.toml is no grid: its tables or lists lie too deep in each other."),
+        ("data.tasks = [[1]]", "tasks in [data] must be texts such as 'source-target', not [1]."),
+        ("seeds = [[1]]", "seeds must be whole numbers, not [1]."),
+        ("row = [[1]]", "Row 1 must be a table, not [1]."),
+        ('[[row]]\nname = "dann"\nbaseline = [[1]]', "baseline in the row dann must be names of rows, not [1]."),
+        ("[settings]\nsteps = 9223372036854775808", "steps must be a whole number from 1 to 1,000,000,000, not"),
+    ],
+)
+def test_absurd_grids(tmp_path: Path, grid: str, sentence: str) -> None:
+    (tmp_path / "grid.toml").write_text(grid)
+    assert sentence in refused("bench", tmp_path / "grid.toml", "--out", tmp_path / "bench")
+
+
+def test_a_number_that_python_does_not_write_out() -> None:
+    with pytest.raises(OptionError, match="not a number of too many digits"):
+        Settings.of(source="s", target="t", steps=10**5000)
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

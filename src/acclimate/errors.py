@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+LONGEST = 60  # characters of a value that a sentence shows
+
 
 class AcclimateError(Exception):
     """Something the user can mend: the command line prints the sentence and exits with 2."""
@@ -22,6 +24,16 @@ class DivergedError(AcclimateError):
 
 class RunsFailedError(AcclimateError):
     """Some runs of a bench failed; the message names the first and where all of them are named."""
+
+
+def brief(value: object) -> str:
+    """A value as a sentence shows it: in Python's notation, but never longer than a line."""
+    try:
+        text = repr(value)
+    except Exception:  # a number of thousands of digits, or an object that shows itself badly
+        return f"{'a number of too many digits' if isinstance(value, int) else f'a {type(value).__name__}'}"
+    text = text.replace("\n", " ")
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

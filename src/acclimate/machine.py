@@ -15,7 +15,7 @@ from multiprocessing import parent_process
 
 import torch
 
-from acclimate.errors import OptionError
+from acclimate.errors import OptionError, brief
 
 # From malloc.h: large blocks are no mappings of their own, and the end of the heap is never given back.
 M_MMAP_MAX, NO_MAPPINGS = -4, 0
@@ -155,6 +155,6 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError) as error:
-        raise OptionError(f"The device {name!r} is not to be had here: use --device auto or cpu.") from error
+    except Exception as error:  # what is not installed is missing in many ways
+        raise OptionError(f"The device {brief(name)} is not to be had here: use --device auto or cpu.") from error
     return device

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -26,7 +27,7 @@ from typing import (
 )
 
 from acclimate.choices import Augment, KeepImages, Optimizer, Precision, Schedule, TrackerName, Tune
-from acclimate.errors import OptionError, nearest
+from acclimate.errors import OptionError, brief, nearest
 from acclimate.methods import registry
 from acclimate.methods.options import check_options
 from acclimate.outside import absolute
@@ -117,16 +118,17 @@ class Declared(NamedTuple):
             OptionError: It is not of the type, not among the choices or out of range.
         """
         if self.kind is float and _is_whole(value):
-            value = float(value)
+            with suppress(OverflowError):  # it is refused below
+                value = float(value)
         if self.kind is int and _is_whole(value):
             value = int(value)  # NumPy's are no int
         if value is None and self.optional:
             return None
         if self.setting.is_code and (callable(value) or isinstance(value, tuple)):
             return value  # whatever loads it says whether it is sound
-        fits = value in self.choices if self.choices else type(value) is self.kind
+        fits = type(value) is self.kind and (not self.choices or value in self.choices)
         if not fits or (self.kind in (int, float) and not _within(value, self.setting)):
-            raise OptionError(f"{self.name} must be {self.takes}, not {value!r}.")
+            raise OptionError(f"{self.name} must be {self.takes}, not {brief(value)}.")
         return absolute(value) if self.setting.is_code else value
 
 

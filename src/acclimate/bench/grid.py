@@ -15,7 +15,7 @@ from acclimate.datasets import catalogue
 from acclimate.datasets.catalogue import TaskNames
 from acclimate.datasets.check import check
 from acclimate.datasets.find import find
-from acclimate.errors import DataError, OptionError, nearest
+from acclimate.errors import DataError, OptionError, brief, nearest
 from acclimate.files import read_regular
 from acclimate.methods import registry
 from acclimate.outside import absolute, split
@@ -149,6 +149,8 @@ def read_grid(path: Path) -> dict[str, Any]:
         ) from error
     except ValueError as error:
         raise OptionError(f"{path} is not TOML ({error}).") from error
+    except RecursionError:
+        raise OptionError(f"{path} is no grid: its tables or lists lie too deep in each other.") from None
     data = content.get("data")
     if isinstance(data, dict) and isinstance(data.get("root"), str):
         data["root"] = str(path.parent / data["root"])
@@ -192,7 +194,10 @@ def make_grid(
         _check_entries(f"[data.{part}]", data.get(part, {}), dict.fromkeys(data.get(part, {}), str))
     for seed in content.get("seeds", ()):
         if type(seed) is not int:
-            raise OptionError(f"seeds must be whole numbers, not {seed!r}.")
+            raise OptionError(f"seeds must be whole numbers, not {brief(seed)}.")
+    for task in data.get("tasks", ()):
+        if not isinstance(task, str):
+            raise OptionError(f"tasks in [data] must be texts such as 'source-target', not {brief(task)}.")
     root = root or (Path(data["root"]) if "root" in data else None)
     asked = tasks or data.get("tasks", ())
     rows = tuple(_rows(content, only, overrides or {}))
@@ -282,6 +287,9 @@ def _row(entry: Mapping[str, Any], shared: Mapping[str, Any], always: Mapping[st
     method, options = (entry["method"], {}) if "method" in entry else registry.row(entry["name"])
     own = _checked_settings(f"The row {entry['name']}", entry.get("settings", {}))
     baselines = entry.get("baseline", ())
+    for baseline in baselines:
+        if not isinstance(baseline, str):
+            raise OptionError(f"baseline in the row {entry['name']} must be names of rows, not {brief(baseline)}.")
     return Row(
         entry["name"],
         method,
@@ -295,12 +303,12 @@ def _check_entries(where: str, given: Mapping[str, Any], known: Mapping[str, Any
     """Refuse entries that are unknown or not of their type."""
     words = {dict: "a table", list: "a list", str: "text", str | list: "text or a list"}
     if not isinstance(given, Mapping):
-        raise OptionError(f"{where} must be a table, not {given!r}.")
+        raise OptionError(f"{where} must be a table, not {brief(given)}.")
     for name, value in given.items():
         if name not in known:
             raise OptionError(f"{where} has no entry {name!r}; {nearest(name, known)}")
         if not isinstance(value, known[name]):
-            raise OptionError(f"{name} in {where} must be {words[known[name]]}, not {value!r}.")
+            raise OptionError(f"{name} in {where} must be {words[known[name]]}, not {brief(value)}.")
 
 
 def _checked_settings(where: str, given: Mapping[str, Any]) -> dict[str, Any]:

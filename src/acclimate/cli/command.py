@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from acclimate.screen import Screen
 
 
+MOST_THREADS = 1024  # at a time, and processes
+
 FROM_CHECKPOINT = "the same command, without --overwrite, goes on from the last checkpoint"
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from acclimate.cli.command import FROM_CHECKPOINT, Debug, Json, Quiet, run_command, with_settings
+from acclimate.cli.command import FROM_CHECKPOINT, MOST_THREADS, Debug, Json, Quiet, run_command, with_settings
 from acclimate.errors import AcclimateError
 from acclimate.methods import registry
 from acclimate.methods.options import parse_options
@@ -51,6 +51,7 @@ def fit(
         typer.Option(
             help="Members of a consensus trained at a time. Default: one a core, one on a GPU.",
             min=1,
+            max=MOST_THREADS,
             rich_help_panel="Machine",
         ),
     ] = None,

@@ -98,7 +98,7 @@ def decoded(path: str | os.PathLike[str], at_least: int | None = None) -> Iterat
     """
     with ExitStack() as held:
         try:
-            with open_regular(path, MOST_BYTES) as file:
+            with open_regular(os.fspath(path), MOST_BYTES) as file:
                 image = _decode(file, os.fstat(file.fileno()).st_size, at_least, held)
         except Exception as error:  # on damaged files Pillow's decoders raise errors of a dozen unrelated types
             raise BrokenImageError(Path(path), _reason(error)) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
-import math
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
@@ -14,11 +14,13 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from acclimate import outside
-from acclimate.errors import OptionError
+from acclimate.errors import OptionError, brief
 from acclimate.methods.registry import find, load
 
 if TYPE_CHECKING:
     from acclimate.methods.base import Method
+
+MOST_WHOLE = 2**16  # of an option that is a whole number: a size or a count
 
 SIMPLE = (bool, int, float, str, NoneType)  # what a word of a command can be
 
@@ -154,7 +156,8 @@ def parse_options(method: str | type[Method], settings: Iterable[str]) -> dict[s
 def check_options(method: str | type[Method], values: dict[str, Any]) -> dict[str, Any]:
     """The same values, if the method takes them.
 
-    No number may be negative, and no whole number 0, unless the option's default is lower than that.
+    No number may be negative, and no whole number 0, unless the option's default is lower than that. None may be so
+    large that it can only be a mistake.
 
     Raises:
         OptionError: An option does not exist, or its value is not one of its values.
@@ -167,8 +170,11 @@ def check_options(method: str | type[Method], values: dict[str, Any]) -> dict[st
             raise _refusal(name, option, value)
         if not _fits(value, option.types):
             raise _refusal(name, option, value)
-        if not option.choices and type(value) in (int, float) and not _least(option) <= value < math.inf:
-            raise OptionError(f"The option {key} of {name} must be a number from {_least(option)} up, not {value}.")
+        if not option.choices and type(value) in (int, float) and not _least(option) <= value <= _most(option):
+            most = f"to {MOST_WHOLE:,}" if _most(option) == MOST_WHOLE else "up"
+            raise OptionError(
+                f"The option {key} of {name} must be a number from {_least(option)} {most}, not {brief(value)}."
+            )
     return values
 
 
@@ -176,6 +182,11 @@ def _least(option: Option) -> float:
     """The lowest number that an option takes."""
     least = 1 if int in option.types and float not in option.types else 0
     return min(least, option.default) if type(option.default) in (int, float) else least
+
+
+def _most(option: Option) -> float:
+    """The highest number that an option takes; whole numbers are sizes and counts."""
+    return MOST_WHOLE if int in option.types and float not in option.types else sys.float_info.max
 
 
 def _known(cls: type[Method], key: str, name: str) -> Option:
@@ -206,4 +217,4 @@ def _refusal(name: str, option: Option, value: Any) -> OptionError:
     kinds = {bool: "true or false", int: "a whole number", float: "a number", NoneType: "none", str: "text"}
     choices = ["none" if choice is None else str(choice) for choice in option.choices]
     takes = ", ".join(choices) or " or ".join(kinds[kind] for kind in option.types)
-    return OptionError(f"The option {option.name} of {name} takes {takes}, not {value!r}.")
+    return OptionError(f"The option {option.name} of {name} takes {takes}, not {brief(value)}.")

@@ -74,7 +74,10 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     for wrapper in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
-    if not isinstance(found, dict) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
+    sound = isinstance(found, dict) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in found.items()
+    )
+    if not sound:
         raise _unsafe(file)
     return {name.removeprefix("module."): tensor for name, tensor in found.items()}
 
