@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -49,3 +52,32 @@ def test_another_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert not keep_freed_memory.__wrapped__()
+
+
+NOISY = """
+import io, sys
+import numpy as np
+from PIL import Image
+from acclimate.data.decode import read_image
+from acclimate.machine import silence_pillow
+
+silence_pillow()
+content = io.BytesIO()
+Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)).save(content, "TIFF", compression="tiff_lzw")
+whole = content.getvalue()
+for start in (100, len(whole) - 150, len(whole) - 80):
+    damaged = bytearray(whole)
+    damaged[start : start + 60] = bytes([255]) * 60
+    open(sys.argv[1], "wb").write(damaged[:-4])
+    try:
+        read_image(sys.argv[1])
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_pillow_writes_nothing_about_damaged_files(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", NOISY, str(tmp_path / "x.tif")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "x.tif cannot be read as an image" in done.stdout
+    assert done.stderr == ""

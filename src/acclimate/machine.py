@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import platform
 import signal
 import threading
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing import parent_process
+from pathlib import Path
 
 import torch
 
@@ -54,6 +57,25 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = ctypes.CDLL(None).mallopt
     return bool(mallopt(M_MMAP_MAX, NO_MAPPINGS) and mallopt(M_TRIM_THRESHOLD, NEVER))
+
+
+def silence_pillow() -> None:
+    """Keep Pillow from writing on standard error what is wrong with a file: if it matters, an error says it too.
+
+    Its libtiff does so behind Python's back. It holds for the whole process, so the command line calls it, the library
+    never does.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # or Python writes for it
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return
+    for path in {line.split(maxsplit=5)[5] for line in maps if "/libtiff" in line}:
+        with suppress(OSError, AttributeError):
+            library = ctypes.CDLL(path)  # the same one, not another
+            library.TIFFSetErrorHandler(None)
+            library.TIFFSetWarningHandler(None)
 
 
 def return_freed_memory() -> None:

@@ -231,7 +231,7 @@ def test_a_weights_file_is_never_unpickled(tmp_path: Path, monkeypatch: pytest.M
     assert not Path("trap").exists()
 
 
-@pytest.mark.parametrize("name", ["empty.pth", "noise.pth", "noise.safetensors", "list.pth", "epochs.pth"])
+@pytest.mark.parametrize("name", ["empty.pth", "noise.pth", "noise.safetensors", "list.pth", "epochs.pth", "numbers.pth"])
 def test_files_that_hold_no_weights(name: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_bytes(b"" if name == "empty.pth" else b"noise" * 40)
@@ -239,6 +239,8 @@ def test_files_that_hold_no_weights(name: str, tmp_path: Path) -> None:
         torch.save([torch.zeros(2)], file)
     if name == "epochs.pth":
         torch.save({"epoch": 3}, file)
+    if name == "numbers.pth":
+        torch.save({1: torch.zeros(2)}, file)
     with pytest.raises(OptionError, match="cannot be loaded safely as weights"):
         load_backbone(SMALL, weights=file)
 

@@ -128,9 +128,10 @@ def run_command(
     screen = Screen(quiet=quiet, json=json)
     try:
         if computes:
-            from acclimate.machine import keep_freed_memory
+            from acclimate.machine import keep_freed_memory, silence_pillow
 
             keep_freed_memory()
+            silence_pillow()
         work(screen)
     except KeyboardInterrupt:
         screen.error(f"Interrupted: {goes_on}." if goes_on else "Interrupted.")

@@ -14,6 +14,9 @@ import numpy.typing as npt
 
 from acclimate.errors import DataError
 
+# What NumPy and zipfile raise on damaged files: RuntimeError where a member says that it is encrypted, and
+# NotImplementedError where it says that it is packed in a way that nobody has written, MemoryError where its size lies.
+UNLOADABLE = (ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 MAP_FROM = 2**28  # bytes: a smaller array is loaded, so that whoever writes the file anew does not disturb a run
 NAME_LENGTHS = struct.Struct("<26xHH")  # where a member's own header says how long its name and its extra field are
 
@@ -34,7 +37,7 @@ def load_npz(path: Path, names: Iterable[str]) -> dict[str, npt.NDArray[np.gener
         try:
             with np.load(file, allow_pickle=False) as arrays:
                 return {name: _array(file, arrays, name) for name in names if name in arrays}
-        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except UNLOADABLE as error:
             raise DataError(
                 f"{path} holds an array that cannot be loaded: save it again as plain numbers or text, without objects."
             ) from error
