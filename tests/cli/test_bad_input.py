@@ -577,3 +577,14 @@ def test_a_method_that_needs_more_than_vectors_says_what_to_change(method: str, 
     sentence = refused("fit", "--source", source, "--target", target, "--method", method, "--out", tmp_path / "run")
     assert f"The method {method} needs" in sentence
     assert "give it images, or choose another --method." in sentence
+
+
+def test_a_remark_of_the_library_shows_no_control_characters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = pictures(tmp_path / "\x1b]0;title\x07"), pictures(tmp_path / "target", ("",), shade=9)
+    (tmp_path / "blocked").touch()
+    monkeypatch.setenv("ACCLIMATE_CACHE", str(tmp_path / "blocked" / "cache"))
+    how = ("--method", "source_only", "--backbone", "lenet", "--tune", "all", "--keep-images", "disk", "--steps", "1")
+    said = succeeds("fit", "--source", source, "--target", target, "--out", tmp_path / "run", *how, "--no-report", "-q")
+    assert "Warning: The resized images of " in said.stderr
+    assert "\\x1b]0;title\\x07" in said.stderr
+    assert "\x1b" not in said.stderr

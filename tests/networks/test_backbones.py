@@ -231,7 +231,9 @@ def test_a_weights_file_is_never_unpickled(tmp_path: Path, monkeypatch: pytest.M
     assert not Path("trap").exists()
 
 
-@pytest.mark.parametrize("name", ["empty.pth", "noise.pth", "noise.safetensors", "list.pth", "epochs.pth", "numbers.pth"])
+@pytest.mark.parametrize(
+    "name", ["empty.pth", "noise.pth", "noise.safetensors", "list.pth", "epochs.pth", "numbers.pth"]
+)
 def test_files_that_hold_no_weights(name: str, tmp_path: Path) -> None:
     file = tmp_path / name
     file.write_bytes(b"" if name == "empty.pth" else b"noise" * 40)

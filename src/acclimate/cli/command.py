@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
@@ -126,6 +127,9 @@ def run_command(
     from acclimate.screen import Screen
 
     screen = Screen(quiet=quiet, json=json)
+    remarks = _Remarks(screen)
+    log = logging.getLogger("acclimate")
+    log.addHandler(remarks)
     try:
         if computes:
             from acclimate.machine import keep_freed_memory, silence_pillow
@@ -143,6 +147,20 @@ def run_command(
         hint = "" if debug else " (--debug shows where.)"
         screen.error(sentence or f"{type(error).__name__}: {error}{hint}")
         raise typer.Exit(Exit.MENDABLE if sentence else Exit.DEFECT) from None
+    finally:
+        log.removeHandler(remarks)
+
+
+class _Remarks(logging.Handler):
+    """Shows what the library logs as the screen shows a warning: no name in it reaches the terminal as it is."""
+
+    def __init__(self, screen: Screen) -> None:
+        super().__init__(logging.WARNING)
+        self.screen = screen
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show one message."""
+        self.screen.warn(record.getMessage())
 
 
 def _mendable(error: Exception) -> str | None:
