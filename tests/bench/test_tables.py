@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +77,14 @@ def test_a_difference_on_one_task_has_its_interval_over_seeds() -> None:
     assert found is not None
     low, high = stats.t.interval(0.95, 2, 15, stats.sem([30, 10, 5]))
     assert found.half == pytest.approx((high - low) / 2, rel=1e-3)
-    one = difference(np.array([[90.0]]), np.array([[60.0]]))
-    assert one is not None
-    assert one.half is None
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (2, 3)])
+def test_two_tasks_or_seeds_are_too_few_for_an_interval(shape: tuple[int, int]) -> None:
+    values = np.arange(60.0, 60.0 + np.prod(shape)).reshape(shape)
+    found = difference(2 * values, values)
+    assert found is not None
+    assert found.half is None
 
 
 def test_a_difference_counts_the_pairs_that_are_missing() -> None:
@@ -107,12 +113,12 @@ def test_the_table_of_tasks() -> None:
     ]
     assert "over the seeds 0, 1" in accuracies.notes[0]
     assert accuracies.notes[1] == "Run with feature vectors, 10 steps of 6 + 6 items."
-    assert [row[:3] + row[4:] for row in differences.rows] == [
+    assert [[str(cell) for cell in row[:3] + row[4:]] for row in differences.rows] == [
         ["DANN", "source-only", "+5.0", "2 of 4", "0"],
         ["WEMNet", "source-only", "+20.0", "3 of 4", "0"],
         ["WEMNet", "DANN", "+15.0", "3 of 4", "0"],
     ]
-    assert "Student's t over the 2 tasks" in differences.notes[0]
+    assert differences.notes[0].endswith("2 tasks: too few for an interval.")
 
 
 def test_the_row_to_compare_with_can_be_named() -> None:
@@ -128,7 +134,7 @@ def test_missing_runs_are_counted_and_not_averaged() -> None:
     accuracies, differences = sheets(records)
     assert list(map(str, accuracies.rows[-1])) == ["WEMNet", "90.0 (1 missing)", "2 missing", "3 missing"]
     assert "3 of 12 runs are missing, 1 of them failed" in " ".join(accuracies.notes)
-    assert differences.rows[-1][4:] == ["1 of 1", "3"]
+    assert [str(cell) for cell in differences.rows[-1][4:]] == ["1 of 1", "3"]
 
 
 def test_a_run_that_no_record_plans_is_missing_too() -> None:
@@ -237,13 +243,49 @@ def test_latex_escapes_names() -> None:
     assert all(cell.isascii() for cell in text)
 
 
-def test_csv_has_a_line_for_each_cell() -> None:
-    rows = list(csv.DictReader(io.StringIO(formats.csv_text(sheets(grid({'a,"b': GRID["DANN"]}))))))
-    assert [(r["row"], r["column"], r["value"], r["std"], r["missing"]) for r in rows] == [
-        ('1 a,"b', "A→W", "70.0000", "14.1421", "0"),
-        ('1 a,"b', "D→W", "65.0000", "7.0711", "0"),
-        ('1 a,"b', "Avg", "67.5000", "10.6066", "0"),
+def test_latex_is_ready_for_a_paper() -> None:
+    text = formats.latex(sheets(grid(GRID)))
+    assert text.startswith("% needs \\usepackage{booktabs}\n")
+    assert [text.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\hline")] == [2, 2, 2, 0]
+    labels = re.findall(r"\\label\{(.*)\}", text)
+    assert labels == [
+        "tab:accuracy-over-all-images-in-at-the-last-step",
+        "tab:paired-differences-of-the-accuracy-over-all-images-in-points",
     ]
+    assert r"WEMNet & \textbf{85.0 $\pm$ 7.1} & \textbf{80.0 $\pm$ 14.1} & \textbf{82.5 $\pm$ 3.5} \\" in text
+
+
+def test_rows_that_look_alike_are_equally_good() -> None:
+    sheet, _ = sheets(grid({"DANN": [[0.7001], [0.6]], "WEMNet": [[0.7004], [None]], "MADA": [[0.69], [0.5]]}))
+    assert [[cell.best for cell in row[1:3] if isinstance(cell, Figure)] for row in sheet.rows] == [
+        [True, True],
+        [True, False],
+        [False, False],
+    ]
+
+
+def test_csv_has_a_line_for_each_number() -> None:
+    rows = list(csv.DictReader(io.StringIO(formats.csv_text(sheets(grid({'a,"b': GRID["DANN"]}))))))
+    assert [(r["line"], r["row"], r["column"], r["value"], r["std"], r["missing"]) for r in rows] == [
+        ("1", 'a,"b', "A→W", "70.0000", "14.1421", "0"),
+        ("1", 'a,"b', "D→W", "65.0000", "7.0711", "0"),
+        ("1", 'a,"b', "Avg", "67.5000", "10.6066", "0"),
+    ]
+
+
+def test_what_csv_says_of_a_difference_are_numbers() -> None:
+    values = {"source-only": [[0.6], [0.7], [0.8]], "DANN": [[0.61], [0.72], [0.83]]}
+    rows = list(csv.DictReader(io.StringIO(formats.csv_text(sheets(grid(values, ("A-W", "D-W", "W-D")))))))
+    told = {r["column"]: float(r["value"]) for r in rows if r["of"] == "source-only"}
+    low, high = stats.t.interval(0.95, 2, 2, stats.sem([1, 2, 3]))
+    assert told["95 % interval, low"] == pytest.approx(low, abs=1e-3)
+    assert told["95 % interval, high"] == pytest.approx(high, abs=1e-3)
+    assert {name: told[name] for name in ("mean difference", "better in", "better in, of", "pairs missing")} == {
+        "mean difference": 2,
+        "better in": 3,
+        "better in, of": 3,
+        "pairs missing": 0,
+    }
 
 
 # --- the command ---------------------------------------------------------------------------------------------------

@@ -478,17 +478,24 @@ def bench(gains: dict[str, float], *, seeds: int = 3, tasks: tuple[str, ...] = (
 
 
 def test_a_bench_shows_gains_and_every_run(tmp_path: Path) -> None:
-    records = bench({"plain": 0, "<b>DANN</b>": 4, "worse": -2})
+    records = bench({"plain": 0, "<b>DANN</b>": 4, "worse": -2}, tasks=("b", "c", "d"))
     written = bench_report.write_bench(records, tmp_path / "bench.html")
     page = Page(written.path)
     assert "+4.0 points over plain: <b>DANN</b>, the row that gains most" in page.text
-    assert "worse −2.0 0.0 0 of 6" in page.text
+    assert "worse −2.0 0.0 0 of 9" in page.text
     assert "51.0 ± 1.0" in page.text
     assert "a<i>→b" in page.text
     assert not {tag for tag, _ in page.elements} & {"b", "i"}
     dots = [attrs for tag, attrs in page.elements if tag == "circle" and attrs["class"] == "dot"]
-    assert len(dots) == 3 * (2 + 1) * 3  # rows, tasks and their mean, seeds
+    assert len(dots) == 3 * (3 + 1) * 3  # rows, tasks and their mean, seeds
     assert written.path.read_bytes() == bench_report.write_bench(records, tmp_path / "again.html").path.read_bytes()
+
+
+def test_a_bench_of_two_tasks_draws_no_interval(tmp_path: Path) -> None:
+    page = Page(bench_report.write_bench(bench({"plain": 0, "dann": 4}), tmp_path / "bench.html").path)
+    assert "paired by task and seed. 2 tasks: too few for an interval." in page.text
+    assert "dann +4.0 – 6 of 6" in page.text
+    assert not [attrs for tag, attrs in page.elements if tag == "line" and attrs["class"] == "span"]
 
 
 def test_gains_are_placed_on_their_axis() -> None:

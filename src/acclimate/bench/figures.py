@@ -11,6 +11,8 @@ from scipy.special import stdtrit
 
 Figures: TypeAlias = npt.NDArray[np.float64]
 
+FEWEST = 3  # tasks or seeds, from which an interval is estimated
+
 
 class Figure(NamedTuple):
     """A cell with a number.
@@ -48,6 +50,24 @@ class Figure(NamedTuple):
         return text
 
 
+class Number(NamedTuple):
+    """A cell with a number that is no mean of runs.
+
+    Attributes:
+        text: As people read it.
+        values: The numbers, by what tells them apart: "" where there is one, "low" and "high" of an interval.
+    """
+
+    text: str
+    values: dict[str, float]
+
+    def __str__(self) -> str:
+        return self.text
+
+
+NOTHING = Number("-", {})  # where there is no number
+
+
 def figure(values: Figures, digits: int = 1, unlabelled: int = 0) -> Figure:
     """Mean and standard deviation of the values (n,) that are there; NaN stands for one that is not.
 
@@ -79,7 +99,8 @@ class Difference(NamedTuple):
 
     Attributes:
         mean: Of the differences, over tasks of the means over seeds.
-        half: Half the width of its 95 % interval; None where there is nothing to estimate it from.
+        half: Half the width of its 95 % interval; None for fewer than three tasks (or seeds, where there is one task):
+            from two, Student's t makes it 9 times as wide as the distance between them.
         better: Pairs in which the first is above the second.
         pairs: Pairs of runs of one task and seed.
         missing: Pairs of which a run is missing.
@@ -104,7 +125,7 @@ def difference(a: Figures, b: Figures) -> Difference | None:
         return None
     per_task = np.array([row[known].mean() for row, known in zip(d, there, strict=True) if known.any()])
     units = per_task if len(d) > 1 else d[there]
-    half = t_975(len(units) - 1) * units.std(ddof=1) / math.sqrt(len(units)) if len(units) > 1 else None
+    half = t_975(len(units) - 1) * units.std(ddof=1) / math.sqrt(len(units)) if len(units) >= FEWEST else None
     pairs = int(there.sum())
     return Difference(float(per_task.mean()), half, int((d[there] > 0).sum()), pairs, d.size - pairs)
 

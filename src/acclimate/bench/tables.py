@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from acclimate.bench import papers
-from acclimate.bench.figures import Difference, Figure, average, difference, figure
+from acclimate.bench.figures import FEWEST, NOTHING, Difference, Figure, Number, average, difference, figure
 from acclimate.bench.papers import Published
 from acclimate.bench.records import METRICS, BenchRecord, Results, Trained
 from acclimate.errors import OptionError
 from acclimate.methods import options as method_options
 from acclimate.methods import registry
+
+Cell: TypeAlias = str | Figure | Number
+
+HINDSIGHT = "Rows are in the order of what the target's labels say: that is hindsight, not a choice."
 
 
 @dataclass
@@ -25,19 +29,19 @@ class Sheet:
     Attributes:
         title: What it is of.
         headings: Of its columns.
-        rows: Cells, the first of each its name.
+        rows: Cells, the first of each its name; those that are text say what the row is of.
         notes: Sentences below it.
     """
 
     title: str
     headings: list[str]
-    rows: list[list[str | Figure]] = field(default_factory=list)
+    rows: list[list[Cell]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 def as_dict(sheet: Sheet) -> dict[str, Any]:
     """For JSON."""
-    rows = [[cell._asdict() if isinstance(cell, Figure) else cell for cell in row] for row in sheet.rows]
+    rows = [[cell if isinstance(cell, str) else cell._asdict() for cell in row] for row in sheet.rows]
     return {"title": sheet.title, "headings": sheet.headings, "rows": rows, "notes": sheet.notes}
 
 
@@ -58,7 +62,7 @@ def sheets(
             where the literature reports the mean over the classes.
         published: The paper's table to put beside.
         baseline: The row that every other is compared with; None takes source-only, if there is one.
-        compare: Sort the rows by what was measured, and mark the best of each column, in place of the grid's order.
+        compare: Sort the rows by what was measured, in place of the grid's order.
         costs: What the training of each row costs relative to source-only, for a column of it.
 
     Raises:
@@ -81,9 +85,10 @@ def sheets(
     else:
         shown = [_by_task(results, name, table) for name in names]
     differences = [sheet for name in names if (sheet := _differences(results, name, baseline)).rows]
-    if compare:
-        for sheet in shown:
-            _mark_best(sheet, results)
+    for sheet in shown:
+        _mark_best(sheet)
+        if compare and results.classes:
+            sheet.notes.append(HINDSIGHT)
     if costs:
         for sheet in shown:
             _add_costs(sheet, costs)
@@ -101,17 +106,24 @@ def _in_order_of(results: Results, metric: str) -> None:
     results.rows = {row: results.rows[row] for row in sorted(results.rows, key=place, reverse=True)}
 
 
-def _mark_best(sheet: Sheet, results: Results) -> None:
-    """Mark the largest mean of each column, of the rows that are no paper's."""
-    ours = [i for i, row in enumerate(sheet.rows) if not str(row[0]).endswith(", published")]
+def _mark_best(sheet: Sheet) -> None:
+    """Mark the largest mean of each column, as it is printed, of the rows that are no paper's and lack no run."""
+    ours = [row for row in sheet.rows if not str(row[0]).endswith(", published")]
     for column in range(1, len(sheet.headings)):
-        cells = {i: cell for i in ours if isinstance(cell := sheet.rows[i][column], Figure) and cell.mean is not None}
-        if len(cells) > 1:
-            most = max(cell.mean or 0.0 for cell in cells.values())
-            for i, cell in cells.items():
-                sheet.rows[i][column] = cell._replace(best=cell.mean == most)
-    if results.classes:
-        sheet.notes.append("Rows are in the order of what the target's labels say: that is hindsight, not a choice.")
+        means = [(row, _printed(row[column])) for row in ours]
+        known = [(row, mean) for row, mean in means if mean is not None]
+        most = max((mean for _, mean in known), default=0.0)
+        for row, mean in known:
+            cell = row[column]
+            if isinstance(cell, Figure) and len(known) > 1:
+                row[column] = cell._replace(best=mean == most)
+
+
+def _printed(cell: Cell) -> float | None:
+    """The mean of a cell that lacks no run, with the decimals that are shown: rows that look alike are equally good."""
+    if isinstance(cell, Figure) and cell.mean is not None and not cell.missing:
+        return round(cell.mean, cell.digits)
+    return None
 
 
 def _add_costs(sheet: Sheet, costs: Mapping[str, float]) -> None:
@@ -125,11 +137,11 @@ def _add_costs(sheet: Sheet, costs: Mapping[str, float]) -> None:
 ON_COST = "cost: the time of training relative to source-only, the median over tasks and seeds."
 
 
-def as_cost(ratio: float | None) -> str:
-    """What training costs relative to source-only, for people."""
+def as_cost(ratio: float | None) -> Number:
+    """What training costs relative to source-only."""
     if ratio is None:
-        return "-"
-    return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
+        return NOTHING
+    return Number(f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x", {"": ratio})
 
 
 def _check_published(table: papers.Table, results: Results) -> None:
@@ -253,19 +265,32 @@ def _differences(results: Results, metric: str, baseline: str | None) -> Sheet:
                 found = difference(results.percent(name, metric), results.percent(other, metric))
                 if found is not None:
                     sheet.rows.append([name, other, *_told(found)])
-    if len(results.tasks) > 1:
-        over = f"{len(results.tasks)} tasks, each counted with its mean over the seeds"
-    else:
-        over = "seeds of the one task, and tells nothing of other tasks"
-    sheet.notes.append(f"Runs are paired by task and seed. The interval is Student's t over the {over}.")
+    sheet.notes.append(f"Runs are paired by task and seed. {on_interval(results)}")
     return sheet
 
 
-def _told(found: Difference) -> list[str | Figure]:
-    interval = "-"
+def on_interval(results: Results) -> str:
+    """What the interval of a difference is over, and why there is none over two."""
+    several = len(results.tasks) > 1
+    units = len(results.tasks) if several else len(results.seeds)
+    if units < FEWEST:
+        return f"{units} {'tasks' if several else 'seeds' if units > 1 else 'seed'}: too few for an interval."
+    if several:
+        return f"The 95 % interval is Student's t over the {units} tasks, each counted with its mean over the seeds."
+    return f"The 95 % interval is Student's t over the {units} seeds of the one task, and tells nothing of other tasks."
+
+
+def _told(found: Difference) -> list[Cell]:
+    interval = NOTHING
     if found.half is not None:
-        interval = f"{found.mean - found.half:+.1f} to {found.mean + found.half:+.1f}"
-    return [f"{found.mean:+.1f}", interval, f"{found.better} of {found.pairs}", str(found.missing)]
+        low, high = found.mean - found.half, found.mean + found.half
+        interval = Number(f"{low:+.1f} to {high:+.1f}", {"low": low, "high": high})
+    return [
+        Number(f"{found.mean:+.1f}", {"": found.mean}),
+        interval,
+        Number(f"{found.better} of {found.pairs}", {"": found.better, "of": found.pairs}),
+        Number(str(found.missing), {"": found.missing}),
+    ]
 
 
 def _baseline(results: Results, asked: str | None) -> str | None:

@@ -142,7 +142,7 @@ def _measured(known: Mapping[str, float]) -> tuple[str, str, str]:
 
     cost, gain, harmed = (known.get(name) for name in ("cost", "median_gain", "harmed"))
     return (
-        as_cost(cost),
+        str(as_cost(cost)),
         "-" if gain is None else f"{gain:+.1f}",
         "-" if harmed is None else f"{100 * harmed:.0f} %",
     )

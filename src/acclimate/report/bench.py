@@ -13,6 +13,7 @@ from acclimate.bench import figures
 from acclimate.bench.choose import Ranking
 from acclimate.bench.records import METRICS, BenchRecord, Results
 from acclimate.bench.shown import shown
+from acclimate.bench.tables import on_interval
 from acclimate.methods.registry import BASELINE
 from acclimate.progress import NOBODY, Listener
 from acclimate.report.charts import ticks
@@ -113,4 +114,5 @@ def _gains(results: Results, metric: str) -> Section | None:
         }
         for name, gain in sorted(known.items(), key=lambda item: item[1].mean, reverse=True)
     ]
-    return {"base": base, "bound": bound, "rows": rows}
+    intervals = any(row["half"] is not None for row in rows)
+    return {"base": base, "bound": bound, "rows": rows, "intervals": intervals, "interval": on_interval(results)}
