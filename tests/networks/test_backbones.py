@@ -4,6 +4,7 @@ import copy
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -155,8 +156,29 @@ def test_what_cannot_be_loaded(name: str, sentence: str, monkeypatch: pytest.Mon
 
     if name != "crossvit_9_240":
         monkeypatch.setattr(timm, "create_model", offline)
+        monkeypatch.setattr(huggingface_hub, "get_session", offline)
     with pytest.raises(OptionError, match=sentence):
         load_backbone(name, pretrained=name != "crossvit_9_240")
+
+
+def test_without_the_hub_weights_of_an_earlier_download_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline() -> None:
+        raise OSError("there is no network")
+
+    monkeypatch.setattr(huggingface_hub, "get_session", offline)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    earlier = timm.create_model("resnet10t")
+    downloads = tmp_path / f"models--{timm.get_pretrained_cfg('resnet10t').hf_hub_id.replace('/', '--')}"
+    for folder in ("refs", "snapshots/1"):
+        (downloads / folder).mkdir(parents=True)
+    (downloads / "refs" / "main").write_text("1")
+    save_file(earlier.state_dict(), downloads / "snapshots" / "1" / "model.safetensors")
+    x = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        expected = earlier.eval().forward_features(x)
+        assert torch.equal(load_backbone("resnet10t").body(x), expected)
 
 
 def test_weights_that_are_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

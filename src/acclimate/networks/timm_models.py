@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import timm
 import torch
 from timm.data.config import resolve_model_data_config
@@ -28,6 +29,8 @@ from acclimate.networks.weights import (
     installed_weights,
     read_weights,
 )
+
+HUB_ANSWERS_WITHIN = 4  # seconds
 
 
 class _Features(nn.Module):
@@ -176,10 +179,26 @@ def _download(name: str, config: PretrainedCfg) -> nn.Module:
     if not config.has_weights:
         raise OptionError(f"No weights of {name} are published; give yours with --weights FILE, or use {DEFAULT}.")
     try:
-        model: nn.Module = timm.create_model(name, pretrained=True, num_classes=0)
+        hub = config.hf_hub_id
+        file = {"file": _downloaded(hub)} if hub and not _hub_answers() else None
+        model: nn.Module = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=file)
     except Exception as error:  # the errors of several HTTP clients
         raise OptionError(
             f"The weights of {name} cannot be downloaded; connect to the internet, give a file of them with "
             f"--weights FILE, or use {DEFAULT}, whose weights are installed already."
         ) from error
     return model
+
+
+def _hub_answers() -> bool:
+    """Whether the hub of the weights can be reached; asked once, where a download would ask again and again."""
+    try:
+        huggingface_hub.get_session().head(huggingface_hub.constants.ENDPOINT, timeout=HUB_ANSWERS_WITHIN)
+    except Exception:  # the errors of several HTTP clients, and the hub's own where it is told to be offline
+        return False
+    return True
+
+
+def _downloaded(repository: str) -> str:
+    """The file of weights that was downloaded earlier; an error if there is none."""
+    return huggingface_hub.hf_hub_download(repository, "model.safetensors", local_files_only=True)
