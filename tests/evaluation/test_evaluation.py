@@ -66,6 +66,19 @@ def test_folders_that_are_no_classes_are_no_labels(tmp_path: Path, names: tuple[
     assert answers_of(folder(tmp_path, *names)) is None
 
 
+def test_classes_in_another_case_are_the_same_classes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    answers = answers_of(folder(tmp_path, "Owl/a.png", "CAT/a.png", "dog/b.png"))
+    assert answers is not None
+    assert answers.labels.tolist() == [0, 2, 1]  # in the order of the names: CAT, Owl, dog
+    assert "writes classes in another case than the source does: CAT for cat, Owl for owl" in caplog.text
+
+
+@pytest.mark.parametrize("names", [("Owl/a.png", "OWL/a.png", "cat/a.png", "dog/a.png"), ("Owl/a.png", "owl/b.png")])
+def test_two_folders_that_differ_in_case_are_not_one_class(tmp_path: Path, names: tuple[str, ...]) -> None:
+    with pytest.raises(DataError, match="has classes that the source lacks"):
+        answers_of(folder(tmp_path, *names))
+
+
 def test_a_list_without_labels_has_no_answers(tmp_path: Path) -> None:
     assert answers_of(image_list(tmp_path, "a.png", "b.png")) is None
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from acclimate.data.domain import Domain, Indices, sorted_classes
+from acclimate.data.domain import Domain, Indices, Labels, sorted_classes
 from acclimate.data.sealed import SealedLabels, open_labels
 from acclimate.errors import DataError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +38,8 @@ def read_answers(
     """Open the labels of a target, where it has any. Opens no image, so it can run before any computing.
 
     Folders of a target count as labels when one of them has the name of a source class; otherwise they are taken for
-    mere storage. Labels written in a list, a table or an archive are always meant.
+    mere storage. Labels written in a list, a table or an archive are always meant. A label that differs from one class
+    of the source in its case alone is that class, which the log says.
 
     Args:
         sealed: The labels that `read_sealed` read.
@@ -51,6 +56,7 @@ def read_answers(
     names, labels, are_folders = open_labels(sealed)
     if names != target.names:
         raise DataError(f"The labels of {target.origin} are not those of its items: read both at once.")
+    labels = _in_the_case_of(classes, labels, target.origin)
     found = {name for name in labels if name is not None}
     if not found or (are_folders and found.isdisjoint(classes)):
         return None
@@ -63,6 +69,26 @@ def read_answers(
         _check_same_classes(target.origin, found, classes)
     position: dict[str | None, int] = {name: i for i, name in enumerate(classes)}
     return Answers(np.array([position.get(name, -1) for name in labels], dtype=np.int64))
+
+
+def _in_the_case_of(classes: Sequence[str], labels: Labels, origin: str) -> Labels:
+    """The labels, each as the source writes the class, if no other class and no other label is written alike."""
+    written = Counter(name.casefold() for name in {*labels} if name is not None)
+    alike = Counter(map(str.casefold, classes))
+    known = {name.casefold(): name for name in classes}
+    renamed = {
+        name: known[name.casefold()]
+        for name in sorted({name for name in labels if name is not None}.difference(classes))
+        if written[name.casefold()] == alike[name.casefold()] == 1
+    }
+    if not renamed:
+        return labels
+    log.warning(
+        "%s writes classes in another case than the source does: %s; they are taken for the same.",
+        origin,
+        _some(f"{name} for {of_source}" for name, of_source in renamed.items()),
+    )
+    return tuple(renamed.get(name, name) if name is not None else None for name in labels)
 
 
 def _check_same_classes(origin: str, found: set[str], classes: Sequence[str]) -> None:
