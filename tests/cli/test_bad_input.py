@@ -334,10 +334,22 @@ def test_an_option_for_images_with_vectors(arrays: tuple[Path, Path], options: l
 
 
 @pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--target", "t"], "There is no source: acclimate fit SOURCE TARGET --out DIR."),
+        (["s"], "There is no target: acclimate fit SOURCE TARGET --out DIR."),
+        ([], "There is no source and no target: acclimate fit SOURCE TARGET --out DIR."),
+        (["s", "t", "--source", "x"], "The source is named twice, as 's' and by --source 'x': name it once."),
+    ],
+)
+def test_domains_that_are_missing_or_named_twice(args: list[str], sentence: str) -> None:
+    assert refused("fit", *args, "--out", "o") == sentence
+
+
+@pytest.mark.parametrize(
     ("args", "problem"),
     [
         (["fit", "--source", "s", "--target", "t"], "Missing option '--out'"),
-        (["fit", "--target", "t", "--out", "o"], "Missing option '--source'"),
         (["predict", "run"], "Missing argument 'DATA...'"),
         (["predict", "run", "data", "--top", "0"], "Invalid value for '--top'"),
         (["evaluate"], "Missing argument 'RUN'"),

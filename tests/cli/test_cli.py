@@ -13,6 +13,7 @@ from typing import Any
 import click
 import pytest
 import typer
+from typer.testing import CliRunner
 
 import acclimate as package
 from acclimate.cli.app import app
@@ -44,6 +45,22 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fit(run: Path, out: Path, *options: str) -> tuple[str | Path, ...]:
     data = ("--source", run.parent / "source.npz", "--target", run.parent / "target.npz")
     return ("fit", *data, "--out", out, *SMALL, *options)
+
+
+def test_source_and_target_may_be_named_by_place(run: Path, tmp_path: Path) -> None:
+    source, target = run.parent / "source.npz", run.parent / "target.npz"
+    for args in ((source, target), (source, "--target", target)):
+        out = tmp_path / str(len(args))
+        succeeds("fit", *args, "--out", out, *SMALL)
+        assert (out / "predictions.csv").read_bytes() == (run / "predictions.csv").read_bytes()
+
+
+def test_the_shell_completes_commands_options_and_methods() -> None:
+    for words, expected in (("acclimate pre", "predict"), ("acclimate fit --back", "--backbone"),
+                            ("acclimate fit --method wem", "wemnet"), ("acclimate fit --tune to", "top")):  # fmt: skip
+        asked = {"_ACCLIMATE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+        shown = CliRunner(env=asked).invoke(app, prog_name="acclimate").stdout
+        assert expected in shown.split()
 
 
 # --- help ----------------------------------------------------------------------------------------------------------

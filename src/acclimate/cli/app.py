@@ -18,9 +18,8 @@ from acclimate.cli.use import evaluate, export, predict, report
 app = typer.Typer(
     name="acclimate",
     help="Adapt an image classifier to a new domain, without labels there.\n\n"
-    "Begin with [bold]acclimate demo[/bold], then [bold]acclimate fit --source DIR --target DIR --out DIR[/bold].",
+    "Begin with [bold]acclimate demo[/bold], then [bold]acclimate fit SOURCE TARGET --out DIR[/bold].",
     invoke_without_command=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from acclimate.errors import AcclimateError
+from acclimate.methods import registry
 from acclimate.settings import Declared
 
 if TYPE_CHECKING:
@@ -90,10 +91,12 @@ def _option(declared: Declared, *, unset: bool) -> inspect.Parameter:
     elif setting.of_method:
         text, default = f"{text} Default: the method's own, mostly {default}.", None
     elif default is MISSING:
-        default = inspect.Parameter.empty
+        default = None  # the command says what is missing, since it may be given in another way
     kind: Any = Literal[declared.choices] if declared.choices else declared.kind
     kind = kind | None if default is None else kind
-    annotation = Annotated[kind, typer.Option(*names, help=text, rich_help_panel=setting.group)]
+    completion = registry.names if declared.name == "method" else None
+    option = typer.Option(*names, help=text, rich_help_panel=setting.group, autocompletion=completion)
+    annotation = Annotated[kind, option]
     return inspect.Parameter(declared.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

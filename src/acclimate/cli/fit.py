@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from acclimate.cli.command import FROM_CHECKPOINT, MOST_THREADS, Debug, Json, Quiet, run_command, with_settings
-from acclimate.errors import AcclimateError
+from acclimate.errors import AcclimateError, OptionError, brief
 from acclimate.methods import registry
 from acclimate.methods.options import parse_options
 from acclimate.settings import SETTINGS, Recipe, Settings
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 def fit(
     given: dict[str, Any],
     out: Annotated[Path, typer.Option(help="The run directory to write.", rich_help_panel="Data")],
+    source_: Annotated[str | None, typer.Argument(metavar="SOURCE", help="As --source.", show_default=False)] = None,
+    target_: Annotated[str | None, typer.Argument(metavar="TARGET", help="As --target.", show_default=False)] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="OPTION=VALUE", help="A method's option. Repeatable.", rich_help_panel="Method"),
@@ -61,6 +63,8 @@ def fit(
 ) -> None:
     """Adapt a classifier from a labelled source to an unlabelled target.
 
+    acclimate fit photos/ sketches/ --out runs/sketches
+
     The same command goes on where an interrupted run stopped.
     """
 
@@ -69,10 +73,11 @@ def fit(
         from acclimate.machine import jobs_that_pay
         from acclimate.runs.fit import fit as adapt
 
+        domains = _domains(given, source_, target_)
         options = parse_options(given["method"], set_ or [])
         if members is not None:
             options["members"] = members  # refused, like any other option, by a method that has none
-        settings = Settings.of(**given, options=options)
+        settings = Settings.of(**{**given, **domains}, options=options)
         record = adapt(
             settings,
             out,
@@ -87,6 +92,21 @@ def fit(
         show_run(record, out, screen)
 
     run_command(work, json=json, quiet=quiet, debug=debug, computes=True, goes_on=FROM_CHECKPOINT)
+
+
+def _domains(given: dict[str, Any], source: str | None, target: str | None) -> dict[str, str]:
+    """The source and the target, each named as an argument or by its option."""
+    named = {"source": [given.get("source"), source], "target": [given.get("target"), target]}
+    for name, (by_option, by_place) in named.items():
+        if by_option is not None and by_place is not None:
+            raise OptionError(
+                f"The {name} is named twice, as {brief(by_place)} and by --{name} {brief(by_option)}: name it once."
+            )
+    found = {name: next((spec for spec in specs if spec is not None), None) for name, specs in named.items()}
+    missing = [name for name, spec in found.items() if spec is None]
+    if missing:
+        raise OptionError(f"There is no {' and no '.join(missing)}: acclimate fit SOURCE TARGET --out DIR.")
+    return {name: spec for name, spec in found.items() if spec is not None}
 
 
 def demo(
