@@ -3,12 +3,12 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 
-.PHONY: demo test lint types measure clean
+.PHONY: demo test lint types docs measure clean
 
 demo: $(VENV)/installed
 	$(BIN)/acclimate demo
 
-test: lint types $(VENV)/installed-dev
+test: lint types docs $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/installed-dev
@@ -17,6 +17,9 @@ lint: $(VENV)/installed-dev
 
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
+
+docs: $(VENV)/installed-dev
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs docs/_build
 
 measure: $(VENV)/installed-dev
 	$(BIN)/python measurements/speed.py
@@ -40,4 +43,4 @@ $(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
 	touch $@ $(VENV)/installed
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache docs/_build
