@@ -240,11 +240,15 @@ ADAPT = [
     Comparison("dann", {}, "DANNHook", hooked(dann), "nothing else"),
     Comparison("adda", {}, "ADDAHook", hooked(adda), "the target alone in the discriminator's second pass"),
     Comparison(
-        "cdan", {"entropy": False}, "CDANHook", hooked(cdan), "an update of the discriminator, then one of the network"
+        "cdan",
+        {"entropy": False, "random": "on"},
+        "CDANHook",
+        hooked(cdan),
+        "an update of the discriminator, then one of the network",
     ),
     Comparison(
         "cdan",
-        {"entropy": True},
+        {"entropy": True, "random": "on"},
         "CDANNEHook",
         hooked(cdan_e),
         "weights divided by a domain's largest; predictions with a gradient",
@@ -360,7 +364,7 @@ SKADA = [
     Comparison("dann", {}, "DANN", by_step("DANN"), "nothing"),
     Comparison(
         "cdan",
-        {"entropy": False},
+        {"entropy": False, "random": "on"},
         "CDAN",
         by_step("CDAN"),
         "logits, with a gradient, for predictions; the random map drawn anew in every step",
@@ -570,7 +574,7 @@ def strip(module: nn.Module) -> None:
 
 def seed_after_step() -> int:
     """The seed of torch's generator, 0 at first, after a step of skada's CDAN."""
-    method, data = make("cdan", {}, Plan(None, 0, 8, 1))
+    method, data = make("cdan", {"random": "on"}, Plan(None, 0, 8, 1))
     next(by_step("CDAN")(method, data))
     return torch.initial_seed()
 

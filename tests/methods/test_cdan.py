@@ -142,11 +142,13 @@ def test_the_random_maps_inner_products_are_those_of_the_full_products() -> None
 
 @pytest.mark.parametrize(
     ("random", "classes", "length"),
-    [("auto", 1024, 4096), ("auto", 1025, 1024), ("off", 1025, 4100), ("on", 3, 1024)],
+    [("auto", 1024, 4096), ("auto", 1025, 1024), ("off", 1025, 4100), ("on", 3, 1024), (None, 1025, 4100)],
 )
-def test_the_random_map_is_taken_for_products_longer_than_4096(random: Any, classes: int, length: int) -> None:
+def test_the_random_map_is_taken_on_request_or_for_products_longer_than_4096(
+    random: Any, classes: int, length: int
+) -> None:
     net = Network(nn.Linear(6, 5), nn.Identity(), 5, bottleneck=4)
-    method = CDAN(net, classes, random=random, hidden=2)
+    method = CDAN(net, classes, hidden=2, **({} if random is None else {"random": random}))
     assert method.critic.layers[0].in_features == length
     assert ("R_f" in method.state_dict()) == ("R_g" in method.state_dict()) == (length == 1024)
 

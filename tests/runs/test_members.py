@@ -208,6 +208,12 @@ def test_members_train_by_their_own_recipes_but_for_what_is_said() -> None:
     assert own["CRST"].weight_decay == 5e-4 != own["source-only"].weight_decay
 
 
+def test_members_have_the_options_that_the_consensus_was_measured_with() -> None:
+    named = {"members": "source-only, CDAN+E, CDAN"}
+    members = members_of(Settings.of(source="s", target="t", method="consensus", options=named))
+    assert [one.settings.options for one in members] == [{}, {"random": "auto"}, {"random": "auto", "entropy": False}]
+
+
 def test_members_is_an_option_of_a_consensus_alone() -> None:
     with pytest.raises(OptionError, match="dann has no option 'members'"):
         Settings.of(source="s", target="t", method="dann", options={"members": "dann, mstn"})

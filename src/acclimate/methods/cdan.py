@@ -17,7 +17,7 @@ from acclimate.methods.parts.layers import Discriminator, reverse
 from acclimate.methods.parts.losses import entropy
 from acclimate.networks.network import Network
 
-LARGEST_PRODUCT = 4096  # entries; longer products are replaced by a random map
+LARGEST_PRODUCT = 4096  # entries; the paper's rule replaces longer products by a random map
 
 
 class CDAN(Method):
@@ -28,7 +28,7 @@ class CDAN(Method):
 
         g = softmax(classifier(f)), a constant                                                  (2B, K)
         h = all products g_k f_j                                                                (2B, K d)
-            or, where K d > 4096, (R_f f) * (R_g g) / sqrt(random_dim) with fixed R from N(0, 1)  (2B, random_dim)
+            or, with `random`, (R_f f) * (R_g g) / sqrt(random_dim) with fixed R from N(0, 1)   (2B, random_dim)
         w = 1 + exp(-H(g)) with `entropy`, else 1; divided by its sum                           (2B,)
         L = CE(classifier(f_s), y_s) + trade_off * sum of w * BCE(critic(reverse(h, ramp)), domain)
 
@@ -36,9 +36,10 @@ class CDAN(Method):
         The network, the discriminator with BatchNorm and the schedules are those of TLL, and so are the weights w:
         constants that sum to 1 over both domains together. In the authors' code they sum to a half in each domain, and
         the entropy is no constant: its reversed gradient pushes the classifier (`weights="domain"`); the discriminator
-        has dropout in place of BatchNorm (`critic="dropout"`). That code takes the random map only on request
-        (`random="off"`), where the paper takes it by the rule above. The entropy is exact; both codes add 1e-5 inside
-        of its logarithm.
+        has dropout in place of BatchNorm (`critic="dropout"`), and on Office each domain passes through the network by
+        itself, so that BatchNorm never sees a mixture. The paper takes the random map where K d > 4096
+        (`random="auto"`), but neither the authors' commands nor TLL's, which made the published figures, ever do: so
+        the product is the default, however long. The entropy is exact; both codes add 1e-5 inside of its logarithm.
 
     Args:
         net: The network.
@@ -46,7 +47,8 @@ class CDAN(Method):
         entropy: Weigh samples by the entropy of their prediction: the row CDAN+E.
         weights: How `entropy`'s weights are made: constants that sum to 1 over both domains ("joint"), or summing to a
             half in each domain and with a reversed gradient ("domain").
-        random: The random map in place of the product: "on", "off", or "auto", by the length of the product.
+        random: The random map in place of the product: "off", "on", or "auto", where the product has more than 4,096
+            entries. The discriminator's first layer has `hidden` weights for each entry of the product.
         random_dim: Length of h after the random map.
         trade_off: Weight of the domain loss, for the discriminator as well.
         critic: The discriminator: "mlp", "dropout" (as in CDAN's code) or "linear".
@@ -69,7 +71,7 @@ class CDAN(Method):
         *,
         entropy: bool = True,
         weights: Literal["joint", "domain"] = "joint",
-        random: Literal["auto", "on", "off"] = "auto",
+        random: Literal["off", "on", "auto"] = "off",
         random_dim: int = 1024,
         trade_off: float = 1.0,
         critic: Critic = "mlp",

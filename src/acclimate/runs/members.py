@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FEWEST = 2
+AS_MEASURED: Mapping[str, Mapping[str, Any]] = {"cdan": {"random": "auto"}}  # where a default is another by now
 UNFAMILIAR = 0.6  # of the voters, on average around an image: below it they are at odds about all images like it
 TELLING = 0.55  # agreement of two voters, below which they are at odds about images of known classes as well
 
@@ -60,7 +61,7 @@ class Member(NamedTuple):
 
 
 def members_of(settings: Settings, tune: Tune | None = None) -> tuple[Member, ...]:
-    """The members of a consensus, each trained by its own recipe.
+    """The members of a consensus, each trained by its own recipe, with the options that they were measured with.
 
     An entry of the recipe that is not a method's own (steps, batch_size, ...) is that of the consensus, and so is one
     that was changed for it.
@@ -82,14 +83,15 @@ def members_of(settings: Settings, tune: Tune | None = None) -> tuple[Member, ..
     }
     members: list[Member] = []
     for name in names:
-        method, chosen = registry.row(name)
+        method, named = registry.row(name)
         if method == CONSENSUS:
             raise OptionError("A consensus cannot be a member of a consensus: name single methods.")
         recipe = Recipe.of(registry.load(method), **given)
+        chosen = {**AS_MEASURED.get(method, {}), **named}
         one = replace(settings, method=method, options=chosen, recipe=recipe, tune=tune or settings.tune)
         if any((one.method, one.options) == (other.settings.method, other.settings.options) for other in members):
             raise OptionError(f"{name} is named twice among the members: name each method once.")
-        folder = re.sub(r"[^\w+.-]+", "_", registry.shown(method) if not chosen else name)
+        folder = re.sub(r"[^\w+.-]+", "_", registry.shown(method) if not named else name)
         members.append(Member(name, f"{MEMBERS}/{folder}", one))
     if len(members) < FEWEST:
         raise OptionError(f"A consensus needs at least {FEWEST} members, not {len(members)}: name more with --members.")
