@@ -28,6 +28,8 @@ Family: TypeAlias = Literal[
 
 Critic: TypeAlias = Literal["mlp", "dropout", "linear"]
 
+HeadInit: TypeAlias = Literal["small", "pytorch"]
+
 Shallow: TypeAlias = Literal["svm", "logistic", "1nn"]
 
 Reduction: TypeAlias = Literal["mean", "sum"]

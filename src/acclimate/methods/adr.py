@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from acclimate.choices import HeadInit
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.errors import OptionError
 from acclimate.methods.base import Method, Objective
@@ -32,16 +33,18 @@ class ADR(Method):
         3. n times, min over net:    discrepancy_weight * d
 
     Differences from the paper:
-        The network includes the 256-d bottleneck. Both classifiers are MCD's heads, and the optimiser and the balance
-        term are MCD's as well. KL is a mean over the classes too, as in the authors' code for digits, where the paper
-        sums over them. That code also holds the first distribution of each KL constant and takes the softmax twice,
-        which is not reproduced, and offers |p_1 - p_2| instead (`divergence="l1"`). KL has no upper bound: large
-        learning rates let the critic drive it up. The two draws go through the critic in one pass, one below the
-        other, so that BatchNorm treats them alike; in step 2 the balance term reads the first. Step 2 passes through
-        the network anew, since 1 has moved it, but without a gradient. Step 3 passes the target alone, so BatchNorm, in
-        the network and in the critic, normalises there by the target's statistics, and the network's stored ones lean
-        to the target (`joint_batchnorm` passes both domains). The classifier sees both domains' features in training,
-        for its BatchNorm, and learns from the source's.
+        The network includes the 256-d bottleneck, which the heads of MCD for VisDA-2017 have not (`bottleneck=0`). Both
+        classifiers are those heads, and the optimiser and the balance term are MCD's as well. The heads of the authors'
+        code for digits also drop a part of the last layer's input (`last_dropout`), and start from PyTorch's weights
+        (`init="pytorch"`): both make d larger. KL is a mean over the classes too, as in the authors' code for digits,
+        where the paper sums over them. That code also holds the first distribution of each KL constant and takes the
+        softmax twice, which is not reproduced, and offers |p_1 - p_2| instead (`divergence="l1"`). KL has no upper
+        bound: large learning rates let the critic drive it up. The two draws go through the critic in one pass, one
+        below the other, so that BatchNorm treats them alike; in step 2 the balance term reads the first. Step 2 passes
+        through the network anew, since 1 has moved it, but without a gradient. Step 3 passes the target alone, so
+        BatchNorm, in the network and in the critic, normalises there by the target's statistics, and the network's
+        stored ones lean to the target (`joint_batchnorm` passes both domains). The classifier sees both domains'
+        features in training, for its BatchNorm, and learns from the source's.
 
     Args:
         net: The network, G.
@@ -54,6 +57,9 @@ class ADR(Method):
         hidden: Width of the hidden layers of the critic and of the classifier.
         hidden_layers: How many hidden layers each has.
         dropout: Part of each hidden layer's input that they drop in training.
+        last_dropout: Drop as much of the last layer's input, as the authors' heads for digits do.
+        init: Where their linear layers start: "small" is N(0, 0.01^2), as in MCD's code for VisDA-2017; "pytorch", as
+            in the authors' code for digits.
     """
 
     paper = "Saito et al., Adversarial Dropout Regularization, ICLR 2018"
@@ -76,6 +82,8 @@ class ADR(Method):
         hidden: int = 1000,
         hidden_layers: int = 2,
         dropout: float = 0.5,
+        last_dropout: bool = False,
+        init: HeadInit = "small",
     ) -> None:
         super().__init__(net, num_classes)
         if not 0 < dropout < 1:
@@ -86,7 +94,15 @@ class ADR(Method):
         self.balance_weight = balance_weight
         self.joint_batchnorm = joint_batchnorm
         self.critic, self.classifier = (
-            DropoutHead(net.dim, num_classes, hidden=hidden, hidden_layers=hidden_layers, dropout=dropout)
+            DropoutHead(
+                net.dim,
+                num_classes,
+                hidden=hidden,
+                hidden_layers=hidden_layers,
+                dropout=dropout,
+                last_dropout=last_dropout,
+                init=init,
+            )
             for _ in range(2)
         )
 

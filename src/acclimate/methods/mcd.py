@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from acclimate.choices import HeadInit
 from acclimate.data.batches import Labelled, Unlabelled
 from acclimate.errors import OptionError
 from acclimate.methods.base import Method, Objective
@@ -31,15 +32,17 @@ class MCD(Method):
         C. n times, min over net:    discrepancy_weight * d
 
     Differences from the paper:
-        The network includes the 256-d bottleneck; the heads, their initialisation, the balance term and the optimiser
-        (no momentum for the network, one learning rate for all layers) are those of the authors' code for VisDA-2017,
-        but for Nesterov's form of the heads' momentum. In steps A and B each forward pass holds both domains, as in
-        that code. B passes through the network anew, since A has moved it, but without a gradient. C passes the target
-        alone, as in the authors' code for digits: so BatchNorm, in the network and in the heads, normalises there by
-        the target's statistics, the stored ones lean to the target, and a step costs little more than half of what it
-        does with both domains in C (`joint_batchnorm`), the form of the VisDA code and TLL. The code for digits never
-        mixes the domains in a pass (`separate_batchnorm`), and has no balance term. Predictions are the mean of both
-        heads' logits; the paper reports single heads.
+        The network includes the 256-d bottleneck, which the authors' code for VisDA-2017 has not (`bottleneck=0`); the
+        heads, their initialisation, the balance term and the optimiser (no momentum for the network, one learning rate
+        for all layers) are those of that code, but for Nesterov's form of the heads' momentum. The heads of the
+        authors' code for digits and for Office also drop a part of the last layer's input (`last_dropout`), and those
+        for digits start from PyTorch's weights (`init="pytorch"`). In steps A and B each forward pass holds both
+        domains, as in that code. B passes through the network anew, since A has moved it, but without a gradient. C
+        passes the target alone, as in the authors' code for digits: so BatchNorm, in the network and in the heads,
+        normalises there by the target's statistics, the stored ones lean to the target, and a step costs little more
+        than half of what it does with both domains in C (`joint_batchnorm`), the form of the VisDA code and TLL. The
+        code for digits never mixes the domains in a pass (`separate_batchnorm`), passes the source alone in A, and has
+        no balance term. Predictions are the mean of both heads' logits; the paper reports single heads.
 
     Args:
         net: The network, G.
@@ -52,6 +55,9 @@ class MCD(Method):
         hidden: Width of the heads' hidden layers.
         hidden_layers: How many hidden layers a head has.
         dropout: Part of each hidden layer's input that the heads drop in training.
+        last_dropout: Drop as much of the last layer's input, as the authors' heads for digits and for Office do.
+        init: Where the heads' linear layers start: "small" is N(0, 0.01^2), as for VisDA-2017; "pytorch", as for
+            digits.
     """
 
     paper = "Saito et al., Maximum Classifier Discrepancy for Unsupervised Domain Adaptation, CVPR 2018"
@@ -74,6 +80,8 @@ class MCD(Method):
         hidden: int = 1000,
         hidden_layers: int = 2,
         dropout: float = 0.5,
+        last_dropout: bool = False,
+        init: HeadInit = "small",
     ) -> None:
         super().__init__(net, num_classes)
         if not dropout < 1:
@@ -86,7 +94,15 @@ class MCD(Method):
         self.joint_batchnorm = joint_batchnorm
         self.separate_batchnorm = separate_batchnorm
         self.heads = nn.ModuleList(
-            DropoutHead(net.dim, num_classes, hidden=hidden, hidden_layers=hidden_layers, dropout=dropout)
+            DropoutHead(
+                net.dim,
+                num_classes,
+                hidden=hidden,
+                hidden_layers=hidden_layers,
+                dropout=dropout,
+                last_dropout=last_dropout,
+                init=init,
+            )
             for _ in range(2)
         )
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from acclimate.methods.adr import ADR
+from acclimate.methods.mcd import MCD
 from acclimate.methods.parts.layers import DropoutHead
 from acclimate.methods.parts.losses import class_balance_loss
+from acclimate.networks.network import Network
 
 
 @pytest.fixture(autouse=True)
@@ -27,6 +31,29 @@ def test_a_head_is_dropout_linear_batch_norm_relu_and_a_linear_layer(hidden_laye
     widths = [(layer.in_features, layer.out_features) for layer in head.layers if isinstance(layer, nn.Linear)]
     assert widths == [(5, 8), *[(8, 8)] * (hidden_layers - 1), (8, 3)]
     assert head(torch.randn(6, 5)).shape == (6, 3)
+
+
+def test_a_head_may_drop_a_part_of_its_last_layers_input_too() -> None:
+    head = DropoutHead(5, 3, hidden=4000, hidden_layers=1, dropout=0.3, last_dropout=True)
+    seen: list[Tensor] = []
+    head.layers[-1].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    head.layers[-2].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    head(torch.randn(6, 5))
+    hidden, dropped = seen
+    assert dropped[hidden > 0].eq(0).float().mean().item() == pytest.approx(0.3, abs=0.02)
+    assert_close(dropped[dropped > 0], (hidden / 0.7)[dropped > 0])
+
+
+@pytest.mark.parametrize("method", [MCD, ADR])
+def test_a_head_may_start_from_pytorchs_weights(method: type[MCD | ADR]) -> None:
+    net = Network(nn.Identity(), nn.Identity(), 300, bottleneck=0)
+    options: dict[str, Any] = {"init": "pytorch", "last_dropout": True, "hidden_layers": 1}
+    linear = [m for m in method(net, 200, **options).modules() if isinstance(m, nn.Linear)]
+    assert len(linear) == 4
+    for layer in linear:
+        bound = layer.in_features**-0.5  # of a uniform distribution, in which nn.Linear draws
+        assert 0.95 * bound < layer.weight.abs().max() <= bound
+    assert [m.p for m in method(net, 200, **options).modules() if isinstance(m, nn.Dropout)] == [0.5] * 4
 
 
 def test_a_heads_linear_layers_start_from_a_normal_of_a_hundredth() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from acclimate.choices import Critic, Shallow
+from acclimate.choices import Critic, HeadInit, Shallow
 from acclimate.errors import DataError
 
 
@@ -187,9 +187,8 @@ class Fitted(nn.Module):
 class DropoutHead(nn.Module):
     """A classifier with dropout: Dropout-Linear-BatchNorm-ReLU some times over, and a linear layer.
 
-    The weights and biases of the linear layers start from N(0, 0.01^2).
-
-    Source: Saito et al., CVPR 2018, the authors' code for VisDA-2017.
+    Source: Saito et al., CVPR 2018, the authors' code for VisDA-2017; with `last_dropout` and `init="pytorch"` their
+    code for MNIST and USPS.
 
     Args:
         dim: Length of the feature it reads.
@@ -197,19 +196,32 @@ class DropoutHead(nn.Module):
         hidden: Width of the hidden layers.
         hidden_layers: How many they are.
         dropout: Part of each hidden layer's input that is dropped in training.
+        last_dropout: Drop as much of the last layer's input.
+        init: Where the weights and biases of the linear layers start: "small" is N(0, 0.01^2), "pytorch" is what
+            `nn.Linear` draws.
     """
 
     def __init__(
-        self, dim: int, num_classes: int, *, hidden: int = 1000, hidden_layers: int = 2, dropout: float = 0.5
+        self,
+        dim: int,
+        num_classes: int,
+        *,
+        hidden: int = 1000,
+        hidden_layers: int = 2,
+        dropout: float = 0.5,
+        last_dropout: bool = False,
+        init: HeadInit = "small",
     ) -> None:
         super().__init__()
         self.layers = nn.Sequential()
         for _ in range(hidden_layers):
             self.layers.extend([nn.Dropout(dropout), nn.Linear(dim, hidden), nn.BatchNorm1d(hidden), nn.ReLU()])
             dim = hidden
+        if last_dropout:
+            self.layers.append(nn.Dropout(dropout))
         self.layers.append(nn.Linear(dim, num_classes))
         for layer in self.layers:
-            if isinstance(layer, nn.Linear):
+            if isinstance(layer, nn.Linear) and init == "small":
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.normal_(layer.bias, std=0.01)
 
