@@ -10,6 +10,8 @@ DomainKind: TypeAlias = Literal["files", "images", "vectors"]
 
 Interpolation: TypeAlias = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
+Aspect: TypeAlias = Literal["keep", "squash"]
+
 Augment: TypeAlias = Literal["none", "flip", "crop", "crop+flip"]
 
 View: TypeAlias = Literal["plain", "flip"]

@@ -26,7 +26,7 @@ from typing import (
     get_type_hints,
 )
 
-from acclimate.choices import Augment, KeepImages, Optimizer, Precision, Schedule, TrackerName, Tune
+from acclimate.choices import Aspect, Augment, KeepImages, Optimizer, Precision, Schedule, TrackerName, Tune
 from acclimate.errors import OptionError, brief, nearest
 from acclimate.methods import registry
 from acclimate.methods.options import check_options
@@ -351,6 +351,14 @@ class Settings:
         default=256,
         metadata=told(
             "Length of the feature that methods work on; 0: the backbone's own.", "Network", least=0, most=2**16
+        ),
+    )
+    resize: Literal["auto"] | Aspect = field(
+        default="auto",
+        metadata=told(
+            "Keep the ratio of an image's sides when resizing it, of which the crop then leaves out more the longer it "
+            "is, or squash it to a square, as Transfer-Learning-Library does. auto: as the backbone was trained.",
+            "Network",
         ),
     )
     augment: Literal["auto"] | Augment = field(

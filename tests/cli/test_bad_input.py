@@ -326,6 +326,7 @@ def test_a_gpu_that_is_not_there(folders: tuple[Path, Path]) -> None:
     [
         (["--tune", "all"], "Feature vectors have no backbone to train: use --tune head, or give images."),
         (["--augment", "flip"], "Feature vectors cannot be augmented: use --augment none, or give images."),
+        (["--resize", "squash"], "Feature vectors are not resized: leave out --resize, or give images."),
         (["--weights", "w.pth"], "Feature vectors have no backbone to load weights into: leave out --weights"),
     ],
 )

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 import acclimate as package
@@ -561,6 +562,22 @@ def test_augmentation_changes_what_is_trained(folders: tuple[str, ...], tmp_path
         fit(tmp_path / augment, *command, "--tune", "head", "--augment", augment)
     logs = [(tmp_path / augment / "metrics.jsonl").read_bytes() for augment in ("none", "flip")]
     assert logs[0] != logs[1]
+
+
+def test_images_are_squashed_on_request(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCLIMATE_CACHE", str(tmp_path / "cache"))
+    for domain in ("source", "target"):
+        for file in pictures(tmp_path / domain).rglob("*.png"):
+            Image.open(file).resize((24, 12)).save(file)
+    data = ("--source", tmp_path / "source", "--target", tmp_path / "target")
+    command = (*data, *SMALL, "--backbone", TIMM, "--weights", weights, "--tune", "head", "--steps", "3")
+    for resize, aspect in {"auto": "keep", "squash": "squash"}.items():
+        fit(tmp_path / resize, *command, "--resize", resize)
+        model = json.loads((tmp_path / resize / "model.json").read_text(encoding="utf-8"))
+        assert model["preprocess"]["aspect"] == aspect
+    auto, squash = ((tmp_path / name / "metrics.jsonl").read_bytes() for name in ("auto", "squash"))
+    assert auto != squash, "the cache takes features of the one for those of the other"
+    assert "holds a run with other" in refused("fit", *command, "--out", tmp_path / "squash")
 
 
 def test_other_weights_make_another_run(folders: tuple[str, ...], tmp_path: Path, weights: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from acclimate.choices import Augment, Interpolation, View
+from acclimate.choices import Aspect, Augment, Interpolation, View
 from acclimate.data.decode import Pixels
 from acclimate.errors import OptionError
 
@@ -34,8 +34,7 @@ class Preprocess:
         std: One a channel, of values from 0 to 1.
         interpolation: How pixels are resampled.
         channels: 3 for colour, 1 for grey.
-        aspect: Whether resizing keeps the ratio of the sides or squashes the image to a square, as the papers on
-            domain adaptation do.
+        aspect: Whether resizing keeps the ratio of the sides or squashes the image to a square.
 
     Raises:
         OptionError: The sizes or the number of means do not fit.
@@ -47,7 +46,7 @@ class Preprocess:
     std: tuple[float, ...]
     interpolation: Interpolation = "bilinear"
     channels: Literal[1, 3] = 3
-    aspect: Literal["keep", "squash"] = "keep"
+    aspect: Aspect = "keep"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))  # JSON gives lists

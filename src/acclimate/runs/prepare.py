@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from acclimate.data.batches import Pair
 from acclimate.data.broken import BrokenImages
 from acclimate.data.domain import LabelledDomain
 from acclimate.data.inputs import ImageInputs, Inputs, SelectedInputs
+from acclimate.data.preprocess import Preprocess
 from acclimate.errors import OptionError
 from acclimate.machine import fast_bf16, seed_random_numbers
 from acclimate.methods import registry
@@ -154,12 +156,21 @@ def resolve(
         vector=int(items.shape[1]) if backbone is None and not isinstance(items, tuple) else None,
         tune=tune,
         bottleneck=settings.bottleneck,
-        preprocess=backbone.preprocess if backbone is not None else None,
+        preprocess=_preprocess(settings, backbone),
         bf16=bf16 and backbone is not None,
         cache_precision=settings.cache_precision,
         origin=method.origin,
         backbone_origin=backbone.origin if backbone is not None else None,
     )
+
+
+def _preprocess(settings: Settings, backbone: Backbone | None) -> Preprocess | None:
+    """How images become inputs; None where there are none."""
+    if backbone is None:
+        if settings.resize != "auto":
+            raise OptionError("Feature vectors are not resized: leave out --resize, or give images.")
+        return None
+    return backbone.preprocess if settings.resize == "auto" else replace(backbone.preprocess, aspect=settings.resize)
 
 
 def _augment(settings: Settings, tune: Tune, backbone: Backbone | None) -> Augment:
