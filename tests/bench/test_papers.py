@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 
 from acclimate.bench import papers
+from acclimate.bench.grid import make_grid, settings_of
 from acclimate.bench.papers import Published, Table
 from acclimate.datasets import catalogue
 from acclimate.errors import OptionError
 from acclimate.methods import registry
 from acclimate.methods.options import check_options
+from acclimate.settings import Settings
 
 TABLES = [papers.load(name) for name in papers.names()]
 ROWS = [(table, row) for table in TABLES for row in table.rows]
@@ -111,8 +113,68 @@ def test_a_bench_of_a_table() -> None:
     assert {"backbone": "resnet101.tv_in1k", "steps": 30000, "tune": "all"}.items() <= grid["settings"].items()
     rows = {row["name"]: row for row in grid["row"]}
     assert rows["WEMNet †"]["baseline"] == "MSTN"
-    assert rows["MCD"]["settings"] == {"schedule": "constant"}
     assert [row["name"] for row in papers.grid("wemnet-table4")["row"]] == ["WEMNet"]  # printed in four rows
+
+
+# TLL's scripts: learning rate, decay (lr_gamma times 10,000), weight decay, and the steps on each benchmark.
+TLL = {
+    "source_only": (0.001, 3.0, 5e-4, {"office31": 2_500, "office_home": 2_500, "visda2017": 20_000}),
+    "dan": (0.003, 3.0, 5e-4, {"office31": 10_000, "office_home": 10_000}),
+    "jan": (0.003, 3.0, 5e-4, {"office31": 10_000, "office_home": 10_000}),
+    "dann": (0.01, 10.0, 1e-3, {"office31": 20_000, "office_home": 30_000, "visda2017": 30_000}),
+    "mstn": (0.01, 10.0, 1e-3, {"office31": 20_000, "visda2017": 30_000}),  # on TLL's DANN
+    "cdan": (0.01, 10.0, 1e-3, {"office31": 20_000}),
+    "adda": (0.001, 3.0, 1e-3, {"office31": 23_000}),
+}
+
+
+def run_of(table: Table, name: str) -> Settings:
+    """What a bench of the table runs."""
+    content = papers.grid(table.name) | {"data": {"domains": {"A": "a", "B": "b"}}}
+    (row,) = make_grid(content, only=[name]).rows
+    return settings_of(make_grid(content, only=[name]), row, ("A", "B"), 0)
+
+
+@pytest.mark.parametrize(("table", "row"), [(t, r) for t, r in ROWS if t.settings], ids=lambda x: x.name)
+def test_a_row_says_whose_recipe_it_has_and_has_it(table: Table, row: Published) -> None:
+    run = run_of(table, row.name)
+    recipe = run.recipe
+    assert (run.tune, recipe.batch_size) == ("all", 32)
+    assert run.resize == ("keep" if run.method in ("mcd", "adr") else "squash")
+    if row.recipe_of == "TLL":
+        lr, decay, weight_decay, steps = TLL[run.method]
+        assert (recipe.lr, recipe.decay, recipe.weight_decay, recipe.schedule) == (lr, decay, weight_decay, "tll")
+        assert recipe.steps == steps[table.benchmark]
+        assert (recipe.optimizer, recipe.backbone_lr, recipe.momentum, run.bottleneck) == ("sgd", 0.1, 0.9, 256)
+    elif run.method in ("mcd", "adr"):
+        assert row.recipe_of == "authors' code"
+        assert (recipe.lr, recipe.backbone_lr, recipe.weight_decay, recipe.schedule) == (1e-3, 1.0, 5e-4, "constant")
+        assert (run.bottleneck, run.options) == (0, {"joint_batchnorm": True})
+    elif run.method == "wemnet":
+        assert row.recipe_of == "paper"
+        assert (recipe.lr, recipe.momentum, recipe.weight_decay) == (0.01, 0.9, 1e-3)
+        assert recipe.steps == {"wemnet-table4": 10_000, "wemnet-table2": 30_000}.get(table.name, 20_000)
+    elif run.method == "tada":
+        assert row.recipe_of == "paper"
+        assert (recipe.lr, recipe.decay, recipe.schedule) == (0.01, 10.0, "paper")
+    else:
+        assert row.recipe_of == ("authors' code" if run.method == "gta" else "paper")
+        assert row.recipe_note  # says what that leaves open
+    if run.method == "cdan":
+        assert "random" not in run.options  # the product, however long
+
+
+def test_the_balance_of_mstn_is_that_of_the_figures() -> None:
+    rows = [(table, row) for table, row in ROWS if row.name == "MSTN" and table.settings]
+    assert [(table.name, row.options) for table, row in rows] == [
+        ("wemnet-table1", {"trade_off": 0.1}),
+        ("wemnet-table2", {"trade_off": 0.1}),
+    ]
+    assert all("DSBN" in (row.remark or "") and "DSBN" in (row.recipe_note or "") for _, row in rows)
+
+
+def test_quotations_have_no_recipe() -> None:
+    assert all(row.recipe_of is None and not row.options for table, row in ROWS if not table.settings)
 
 
 def test_what_does_not_exist_is_refused() -> None:

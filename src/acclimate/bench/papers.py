@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from acclimate.choices import PublishedMetric
 from acclimate.errors import OptionError, nearest
@@ -31,7 +31,10 @@ class Published:
         baseline: The row that the method builds on.
         domain: Of a domain error, the domain: "source" or "target".
         feature: Of a domain error, the feature, as in `Method.domain_logits`.
-        settings: What a bench of the table runs this row with, besides the table's settings.
+        recipe_of: Whose recipe a bench of the table runs this row with; None where it is only quoted.
+        recipe_note: How it differs from that, or what that leaves open.
+        options: The method's hyper-parameters in it, besides those of the row's name.
+        settings: What it is trained with, besides the method's own recipe and the table's settings.
     """
 
     name: str
@@ -44,6 +47,9 @@ class Published:
     baseline: str | None = None
     domain: str | None = None
     feature: str | None = None
+    recipe_of: Literal["paper", "authors' code", "TLL"] | None = None
+    recipe_note: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -118,7 +124,7 @@ def grid(name: str) -> dict[str, Any]:
         raise OptionError(f"{name} is a table of quotations, which says nothing of how to run it: write a grid for it.")
     rows: dict[str, dict[str, Any]] = {}
     for row in table.rows:
-        entry: dict[str, Any] = {"name": row.name, "settings": dict(row.settings)}
+        entry: dict[str, Any] = {"name": row.name, "options": dict(row.options), "settings": dict(row.settings)}
         if row.baseline is not None:
             entry["baseline"] = row.baseline
         rows.setdefault(row.name, entry)
