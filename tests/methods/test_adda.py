@@ -106,8 +106,10 @@ def critic_loss(P: dict[str, Tensor], f_s: Tensor, f_t: Tensor) -> Tensor:
 
 
 def mapping_loss(P: dict[str, Tensor], f_s: Tensor, f_t: Tensor, mapping: str, ramp: float) -> Tensor:
+    if mapping == "minimax":  # M_t does what the critic does not want, with TLL's coefficient, which rises to 2
+        return -2 * ramp * critic_loss(P, f_s, f_t)
     _, D_t = source_probability(P, f_s, f_t)
-    return -D_t.log().sum() / len(D_t) if mapping == "inverted" else ramp * (1 - D_t).log().sum() / len(D_t)
+    return -D_t.log().sum() / len(D_t)
 
 
 def of(P: dict[str, Tensor], *prefixes: str) -> dict[str, Tensor]:

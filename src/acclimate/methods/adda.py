@@ -34,16 +34,17 @@ class ADDA(Method):
 
     Differences from the paper:
         In each step the discriminator moves first and M_t then plays against the moved one, where the authors' code
-        updates both from the same forward pass. The discriminator has TLL's form with one logit, and both domains
-        weigh a half in its loss. They share its BatchNorm statistics, in the mapping loss as well, of which only the
-        target's part is taken. `mapping="minimax"` is the loss of TLL's variant, which reverses the discriminator's
-        gradient, in the same two objectives: M_t ascends on the target's part of the domain loss with weight ramp.
-        M_t trains without its dropout, where the network has any: M_s, which is frozen, drops nothing, so that the
-        discriminator would know M_t's features by their zeros, whatever M_t learned.
-        The schedules run on over both stages, where TLL begins anew with the second. The domain logits are of both
-        networks, whatever the batch: in training the source goes through M_s and the target through M_t. The authors'
-        code for digits counts the classifier to the mapping: the discriminator reads logits, and M_t has a classifier
-        of its own, which starts as a copy and trains with it (`reads="logits"`).
+        updates both from the same forward pass. The discriminator has TLL's form with one logit, and both domains weigh
+        a half in its loss. They share its BatchNorm statistics, in the mapping loss as well, of which only the target's
+        part is taken. `mapping="minimax"` is TLL's variant, which reverses the discriminator's gradient with a
+        coefficient that rises to 2: in the same two objectives, M_t ascends on twice the domain loss with weight ramp.
+        The source's part of that loss reaches M_t as well, through the BatchNorm of the discriminator. M_t trains
+        without its dropout, where the network has any: M_s, which is frozen, drops nothing, so that the discriminator
+        would know M_t's features by their zeros, whatever M_t learned. The schedules run on over both stages, where TLL
+        begins anew with the second. The domain logits are of both networks, whatever the batch: in training the source
+        goes through M_s and the target through M_t. The authors' code for digits counts the classifier to the mapping:
+        the discriminator reads logits, and M_t has a classifier of its own, which starts as a copy and trains with it
+        (`reads="logits"`).
 
     Args:
         net: The network that becomes M_s; M_t is a copy of it.
@@ -115,8 +116,11 @@ class ADDA(Method):
         m_t = self._mapped(t.x, "target")
         yield Objective(self.critic, adversarial=domain_loss(self.critic, m_s, m_t.detach()))
         # The critic alone has moved: m_t is still what M_t makes of the batch, and nothing has used its graph.
-        d_t = self.critic(torch.cat([m_s, m_t]))[len(m_s) :]  # (B,)
-        mapping = softplus(-d_t).mean() if self.inverted else -self.ramp * softplus(d_t).mean()
+        if self.inverted:
+            d_t = self.critic(torch.cat([m_s, m_t]))[len(m_s) :]  # (B,)
+            mapping = softplus(-d_t).mean()
+        else:
+            mapping = -2 * self.ramp * domain_loss(self.critic, m_s, m_t)
         over = (self.target_net, self.target_classifier) if self.reads_logits else (self.target_net,)
         yield Objective(*over, adversarial_mapping=mapping)
 

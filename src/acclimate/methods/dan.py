@@ -33,9 +33,10 @@ class DAN(Method):
         the whole kernel matrix is there anyway, "unbiased" costs the same and scatters less (of 32 + 32 samples from
         one distribution, a quarter of the standard deviation); it is not the default because neither the paper's
         figures nor TLL's were made with it. TLL adds a constant to the loss; here it may be negative. The five kernels
-        have weight one, as in the authors' code, where the paper learns the weights by a quadratic programme. One
-        layer is adapted, the bottleneck, where the paper adapts three of AlexNet's. The bottleneck is
-        Linear-BatchNorm-ReLU, TLL's for DAN Linear-ReLU-Dropout. The weight is TLL's; the paper selects one.
+        have weight one, as in the authors' code, where the paper learns the weights by a quadratic programme; b
+        leaves out the distance of a sample from itself, as that code does, where TLL's mean includes it. One layer is
+        adapted, the bottleneck, where the paper adapts three of AlexNet's. The bottleneck is Linear-BatchNorm-ReLU,
+        TLL's for DAN Linear-ReLU-Dropout. The weight is TLL's; the paper selects one.
 
     Args:
         net: The network.

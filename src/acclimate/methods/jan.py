@@ -34,8 +34,10 @@ class JAN(Method):
         a sample with itself, which the paper's definition includes (`estimator="biased"`). TLL keeps the weight
         constant (`ramped=False`); the paper ramps it. The layers are the bottleneck and the predictions, as in TLL,
         where the paper names ResNet's pooled features and predictions. Bottleneck: Linear-BatchNorm-ReLU; TLL's for
-        JAN has a dropout behind it. The label bandwidth is that of the authors' code. The adversarial variant JAN-A
-        is left out.
+        JAN has a dropout behind it. The label bandwidth is that of the authors' code, TLL's 1.693; b leaves out the
+        distance of a sample from itself, as the authors' code does, where TLL's mean includes it. Their first code, in
+        Caffe, weighs the term by a constant 0.3 and has a second one, of predictions alone. The adversarial variant
+        JAN-A is left out.
 
     Args:
         net: The network.

@@ -31,7 +31,9 @@ class MSTN(Method):
         The distance is the mean over all entries of the centroids, as in the authors' code, while the paper prints a
         sum (`reduction="sum"`), K d times larger. A class that a batch lacks keeps its centroid, where the authors'
         code averages a zero in. Pseudo-labels come from the batch's own forward pass, in training mode. The authors'
-        code scales the domain loss by 0.1: `trade_off=0.1`.
+        code adds 0.1 times the sum of both domains' cross-entropies, of which the domain loss is half: `trade_off=0.2`.
+        DSBN's code, which reproduces it, has 0.1 of the mean. The default is the weight of DANN, which makes the
+        adversary five times as heavy beside the semantic loss as in the authors' code.
 
     Args:
         net: The network.

@@ -38,7 +38,8 @@ class WEMNet(Method):
         bottleneck. Its text says "one fully connected layer" of the discriminator, so the default is one
         (`w_d="linear"`); the other values keep DANN's MLP. The reversal stands before SEM, since equation 10
         maximises over SEM together with the discriminator. Masks and q carry no gradient. Thresholds are means of
-        sigmoid(|W|), as its equations have it, not of |W| as its text says. `mstn=True` is the row
+        sigmoid(|W|), as its equations have it, not of |W| as its text says. The domain loss is TLL's mean of both
+        domains' terms, where equations 10 and 11 with lambda = 1 are their sum: `trade_off=2`. `mstn=True` is the row
         WEMNet-dagger, with the centroids on f and pseudo-labels from the classifier on f_hat_d.
 
     Args:
