@@ -131,6 +131,7 @@ def settings(case: Case, folder: Path, steps: int) -> Settings:
         source=str(folder / f"source{ending}"),
         target=str(folder / f"target{ending}"),
         method="tada" if case.kind == "maps" else "wemnet",
+        options={} if case.kind == "maps" else {"w_d": "linear"},
         backbone="resnet50" if vectors else "efficientnet_lite0",
         weights=str(folder.parent / "resnet50.safetensors") if vectors else None,
         device="cpu",

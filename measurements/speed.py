@@ -225,7 +225,8 @@ def make_method(name: str, *, images: bool) -> Method:
     else:
         backbone = load_backbone("resnet50", pretrained=False)
         network = Network(backbone.body, backbone.pool, backbone.channels, bottleneck=WIDTH, level="image")
-    return registry.load(name)(network, CLASSES)
+    options = {"w_d": "linear"} if name == "wemnet" else {}  # the form that is written out by hand
+    return registry.load(name)(network, CLASSES, **options)
 
 
 def make_sides(name: str, data: Pair, plan: Plan) -> tuple[Block, Block]:

@@ -155,7 +155,7 @@ def test_adaptation_beats_source_only() -> None:
         for name in ("source_only", "dann", "mstn", "wemnet")
     }
     plain = accuracy.pop("source_only")
-    assert min(accuracy.values()) > plain + 0.15
+    assert min(accuracy.values()) > plain + 0.1
 
 
 def test_the_target_is_used_and_by_default_is_the_source() -> None:

@@ -47,7 +47,7 @@ def shake(method: nn.Module) -> None:
 
 
 def build(*, shaken: bool = True, **options: Any) -> WEMNet:
-    method = WEMNet(network(), K, **{"hidden": HIDDEN, **options}).double()
+    method = WEMNet(network(), K, **{"hidden": HIDDEN, "w_d": "linear", **options}).double()
     if shaken:
         shake(method)
     method.progress = PROGRESS
@@ -57,7 +57,7 @@ def build(*, shaken: bool = True, **options: Any) -> WEMNet:
 def on_features(**options: Any) -> WEMNet:
     """WEMNet whose input is f itself."""
     net = Network(nn.Identity(), nn.Identity(), D, bottleneck=0)
-    method = WEMNet(net, K, **{"hidden": HIDDEN, **options}).double()
+    method = WEMNet(net, K, **{"hidden": HIDDEN, "w_d": "linear", **options}).double()
     shake(method)
     method.progress = PROGRESS
     return method
@@ -502,7 +502,7 @@ def test_the_masks_of_the_next_step_follow_weights_that_have_moved(w_d: str) -> 
 def test_the_kept_fraction_of_a_wide_random_weight(weights: Any, kept: float) -> None:
     channels = 200_000
     net = Network(nn.Identity(), nn.Identity(), channels, bottleneck=0)
-    method = WEMNet(net, 2, dim=False, sem=False)
+    method = WEMNet(net, 2, dim=False, sem=False, w_d="linear")
     with torch.no_grad():
         method.critic.layers[0].weight.copy_(weights(1, channels))
         method.classifier.weight.copy_(weights(2, channels))
@@ -687,9 +687,18 @@ def test_dim_and_sem_have_a_pair_of_layers_each_and_mstn_no_parameters() -> None
     }
 
 
-def test_without_dim_and_sem_it_is_dann() -> None:
-    wemnet = build(dim=False, sem=False)
-    dann = DANN(network(), K, critic="linear").double()
+def test_the_default_reads_the_product_of_danns_own_discriminator() -> None:
+    method = WEMNet(network(), K, hidden=HIDDEN)
+    assert method.w_d == "mlp_product"
+    ours, danns = (m.critic.state_dict() for m in (method, DANN(network(), K, hidden=HIDDEN)))
+    assert {n: p.shape for n, p in ours.items()} == {n: p.shape for n, p in danns.items()}
+    assert method.domain_mask().shape == (1, D)
+
+
+@pytest.mark.parametrize(("w_d", "critic"), [("linear", "linear"), ("mlp_product", "mlp")])
+def test_without_dim_and_sem_it_is_dann(w_d: str, critic: Critic) -> None:
+    wemnet = build(dim=False, sem=False, w_d=w_d)
+    dann = DANN(network(), K, critic=critic, hidden=HIDDEN).double()
     dann.load_state_dict({n: v for n, v in wemnet.state_dict().items() if is_in(n, "net", "classifier", "critic")})
     data = Pair(Rows(normal(24, 6)), np.arange(24) % K, Rows(normal(24, 6)), batch_size=8)
     for method in (wemnet, dann):

@@ -209,9 +209,14 @@ def test_members_train_by_their_own_recipes_but_for_what_is_said() -> None:
 
 
 def test_members_have_the_options_that_the_consensus_was_measured_with() -> None:
-    named = {"members": "source-only, CDAN+E, CDAN"}
+    named = {"members": "source-only, CDAN+E, CDAN, WEMNet on MSTN"}
     members = members_of(Settings.of(source="s", target="t", method="consensus", options=named))
-    assert [one.settings.options for one in members] == [{}, {"random": "auto"}, {"random": "auto", "entropy": False}]
+    assert [one.settings.options for one in members] == [
+        {},
+        {"random": "auto"},
+        {"random": "auto", "entropy": False},
+        {"w_d": "linear", "mstn": True},
+    ]
 
 
 def test_members_is_an_option_of_a_consensus_alone() -> None:

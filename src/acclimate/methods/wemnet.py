@@ -34,13 +34,16 @@ class WEMNet(Method):
             [+ ramp * semantic_weight * semantic_loss(C_s, C_t)  with `mstn`]
 
     Differences from the paper:
-        Where it is silent, the recipe is TLL's DANN, whose settings it shares; f is the output of the 256-d
-        bottleneck. Its text says "one fully connected layer" of the discriminator, so the default is one
-        (`w_d="linear"`); the other values keep DANN's MLP. The reversal stands before SEM, since equation 10
-        maximises over SEM together with the discriminator. Masks and q carry no gradient. Thresholds are means of
-        sigmoid(|W|), as its equations have it, not of |W| as its text says. The domain loss is TLL's mean of both
-        domains' terms, where equations 10 and 11 with lambda = 1 are their sum: `trade_off=2`. `mstn=True` is the row
-        WEMNet-dagger, with the centroids on f and pseudo-labels from the classifier on f_hat_d.
+        Where it is silent, the recipe is TLL's DANN, whose settings it shares; f is the output of the 256-d bottleneck.
+        Its text says that the discriminator is one fully connected layer with a weight of one row, and that the modules
+        fit any adversarial framework; it builds on DANN, whose discriminator is an MLP. The default keeps that
+        discriminator and reads W_d off the product of its layers, which has one row and as many entries as f: it meets
+        all that the text asks for but the one layer, which is not DANN's. `w_d="linear"` has one layer, and is then no
+        longer DANN with two modules: DANN with a linear discriminator is a weaker method. The reversal stands before
+        SEM, since equation 10 maximises over SEM together with the discriminator. Masks and q carry no gradient.
+        Thresholds are means of sigmoid(|W|), as its equations have it, not of |W| as its text says. The domain loss is
+        TLL's mean of both domains' terms, where equations 10 and 11 with lambda = 1 are their sum: `trade_off=2`.
+        `mstn=True` is the row WEMNet-dagger, with the centroids on f and pseudo-labels from the classifier on f_hat_d.
 
     Args:
         net: The network.
@@ -49,10 +52,9 @@ class WEMNet(Method):
         sem: Use the Semantic Enhancement Module; without it f_hat_c = r.
         mstn: Add MSTN's semantic loss.
         trade_off: Weight lambda of the adversarial loss.
-        w_d: Which weight of the discriminator W_d is: the one layer of a "linear" discriminator; the MLP's first
-            layer ("mlp_first", averaged over its rows); the product of the MLP's layers without ("mlp_product") or
-            with BatchNorm's scales ("mlp_product_bn"); its last layer ("mlp_penultimate"; ENC_d then leads to its
-            width).
+        w_d: Which weight of the discriminator W_d is: the product of the MLP's layers without ("mlp_product") or with
+            BatchNorm's scales ("mlp_product_bn"); the MLP's first layer ("mlp_first", averaged over its rows); its last
+            layer ("mlp_penultimate"; ENC_d then leads to its width); the one layer of a "linear" discriminator.
         mask: "weight" as above, or "random": the same number of channels at random places that never
             change, a control.
         dec_init: "default", or "zero" so that f_hat_d = f and f_hat_c = r at first.
@@ -92,7 +94,7 @@ class WEMNet(Method):
         sem: bool = True,
         mstn: bool = False,
         trade_off: float = 1.0,
-        w_d: WeightReading = "linear",
+        w_d: WeightReading = "mlp_product",
         mask: Literal["weight", "random"] = "weight",
         dec_init: Literal["default", "zero"] = "default",
         activation: Literal["none", "relu"] = "none",
