@@ -171,11 +171,15 @@ def fast_bf16(device: torch.device) -> bool:
 def pick_device(name: str) -> torch.device:
     """The device of this name; "auto" is a GPU if there is one.
 
+    A GPU has its number: without one, another thread would take the first, whatever this one's current GPU is.
+
     Raises:
         OptionError: It is not to be had.
     """
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        if device == torch.device("cuda"):
+            device = torch.device("cuda", torch.cuda.current_device())
         torch.zeros(1, device=device).item()
     except Exception as error:  # what is not installed is missing in many ways
         raise OptionError(f"The device {brief(name)} is not to be had here: use --device auto or cpu.") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections.abc import Iterable, Iterator
@@ -212,10 +213,12 @@ class Model:
         assert self.frozen is not None
         assert self.spec.preprocess is not None
         channels, side = self.spec.preprocess.channels, self.spec.preprocess.size
-        x = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0)).to(self.device)
+        x = torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(0))
         with _one_at_a_time:  # folding looks into the network while it runs
-            network = folded(self.frozen, x)
-            return cast(network, x) if self.spec.bf16 else network
+            # On a CPU: a GPU's convolutions in TF32 round so much that nothing seems to fold.
+            frozen = self.frozen if self.device.type == "cpu" else copy.deepcopy(self.frozen).cpu()
+            network = folded(frozen, x).to(self.device)
+            return cast(network, x.to(self.device)) if self.spec.bf16 else network
 
     def check(self, domain: Domain) -> None:
         """Check, without computing anything, that the model can read a domain.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from acclimate.data.batches import Pair
 from acclimate.errors import DivergedError, OptionError
 from acclimate.files import replacing
-from acclimate.machine import gpus_in_use
 from acclimate.methods.base import Method, Objective, Stage
 from acclimate.settings import Recipe
 
@@ -69,7 +67,7 @@ class Step:
     steps: int
     terms: Mapping[str, Tensor]
     lr: float
-    _state: tuple[Method, torch.optim.Optimizer, int] = field(repr=False)
+    _state: tuple[Method, torch.optim.Optimizer, int, torch.device] = field(repr=False)
 
     def values(self) -> dict[str, float]:
         """The terms as numbers."""
@@ -77,8 +75,8 @@ class Step:
 
     def checkpoint(self) -> Checkpoint:
         """The state to resume from. Take it before training goes on: its tensors are the live ones."""
-        method, optimizer, stage = self._state
-        return Checkpoint(_state_tensors(method, optimizer), stage, self.step)
+        method, optimizer, stage, device = self._state
+        return Checkpoint(_state_tensors(method, optimizer, device), stage, self.step)
 
 
 def train(method: Method, data: Pair, recipe: Recipe, resume: Checkpoint | None = None) -> Iterator[Step]:
@@ -106,7 +104,7 @@ def train(method: Method, data: Pair, recipe: Recipe, resume: Checkpoint | None 
     for number, (stage, stop) in enumerate(_schedule(method.stages(data), recipe.steps)):
         if number >= first:
             if resume and number == first:
-                _restore(method, optimizer, resume.tensors)
+                _restore(method, optimizer, resume.tensors, data.device)
             yield from _run_stage(method, data, recipe, optimizer, (number, stage), max(done, start), stop)
         done = stop
 
@@ -152,7 +150,9 @@ def _run_stage(
         for generator in lockstep[1:]:  # the code behind the last yield
             if next(generator, None) is not None:
                 raise RuntimeError(f"{stage.name}: every batch of a step must yield the same number of objectives")
-        yield Step(stage.name, step + 1, recipe.steps, terms, recipe.lr * factor, (method, optimizer, number))
+        yield Step(
+            stage.name, step + 1, recipe.steps, terms, recipe.lr * factor, (method, optimizer, number, data.device)
+        )
 
 
 def make_optimizer(method: Method, recipe: Recipe) -> torch.optim.Optimizer:
@@ -232,29 +232,31 @@ def _check_and_clip(method: Method, parameters: list[nn.Parameter], clip: float 
         nn.utils.clip_grads_with_norm_(parameters, clip, norm)
 
 
-def _state_tensors(method: Method, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _state_tensors(method: Method, optimizer: torch.optim.Optimizer, device: torch.device) -> dict[str, Tensor]:
     names = {id(p): name for name, p in method.named_parameters()}
     tensors = {f"method/{name}": tensor for name, tensor in method.state_dict().items()}
     for parameter, state in optimizer.state.items():
         tensors |= {f"optimizer/{names[id(parameter)]}/{k}": v for k, v in state.items() if isinstance(v, Tensor)}
     tensors["random/cpu"] = torch.get_rng_state()
-    if gpus_in_use():
-        tensors["random/cuda"] = torch.cuda.get_rng_state()
+    if device.type == "cuda":
+        tensors["random/cuda"] = torch.cuda.get_rng_state(device)
     return tensors
 
 
-def _restore(method: Method, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def _restore(
+    method: Method, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], device: torch.device
+) -> None:
     method.load_state_dict({k.removeprefix("method/"): v for k, v in tensors.items() if k.startswith("method/")})
     parameters: Mapping[str, Any] = dict(method.named_parameters())
     for key, tensor in tensors.items():
         if key.startswith("optimizer/"):
             name, entry = key.removeprefix("optimizer/").rsplit("/", 1)
-            optimizer.state[parameters[name]][entry] = _like(parameters[name], tensor) if tensor.ndim else tensor
+            optimizer.state[parameters[name]][entry] = _like(parameters[name], tensor)
     torch.set_rng_state(tensors["random/cpu"])
-    with contextlib.suppress(KeyError):
-        torch.cuda.set_rng_state(tensors["random/cuda"])
+    if device.type == "cuda" and "random/cuda" in tensors:  # it may have begun on a CPU
+        torch.cuda.set_rng_state(tensors["random/cuda"], device)
 
 
 def _like(parameter: nn.Parameter, tensor: Tensor) -> Tensor:
     """A tensor of the optimiser's on the parameter's device and in its layout, which the fused step takes for given."""
-    return torch.empty_like(parameter).copy_(tensor)
+    return torch.empty_like(parameter).copy_(tensor) if tensor.ndim else tensor.to(parameter.device)

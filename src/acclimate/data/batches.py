@@ -93,7 +93,11 @@ class Pair:
         i_s = draw(len(self.source), self.batch_size, step, (self.seed, 0))
         i_t = draw(len(self.target), self.batch_size, step, (self.seed, 1))
         rng = np.random.default_rng((self.seed, 2, step))
-        x_s, x_t = self.source.batch(i_s, rng).to(self.device), self.target.batch(i_t, rng).to(self.device)
+        x_s, x_t = self._moved(self.source.batch(i_s, rng)), self._moved(self.target.batch(i_t, rng))
         index_s, index_t = torch.from_numpy(i_s), torch.from_numpy(i_t)
-        y_s = self.labels[index_s].to(self.device)
-        return Labelled(x_s, y_s, index_s.to(self.device)), Unlabelled(x_t, index_t.to(self.device))
+        y_s = self._moved(self.labels[index_s])
+        return Labelled(x_s, y_s, self._moved(index_s)), Unlabelled(x_t, self._moved(index_t))
+
+    def _moved(self, x: Tensor) -> Tensor:
+        """A tensor on the device. A GPU fetches it by itself, from memory that stays in place meanwhile."""
+        return x.to(self.device) if self.device.type != "cuda" else x.pin_memory().to(self.device, non_blocking=True)
