@@ -65,7 +65,9 @@ def run_record(classes: tuple[str, ...] = ("a", "b", "c")) -> RunRecord:
             test=DomainData(origin="u", items=K * K + K, fingerprint="h"),
             skipped=1,
         ),
-        environment=Environment(python="3.11", platform="x", device="cpu", threads=1, libraries={"torch": "2.6"}),
+        environment=Environment(
+            python="3.11", platform="x", device="cpu", threads=1, processes=1, libraries={"torch": "2.6"}
+        ),
         steps=1500,
         resumed_at=7,
         terms={"classification": TermSummary(first=2.0, last=0.5, mean=1.0)},

@@ -22,7 +22,7 @@ DRAWING = ROOT.parents[1] / "docs" / "architecture.md"
 
 ORDER = [  # from the ground up; what stands on one floor does not import its neighbours
     {"errors", "choices", "progress", "threads"},
-    {"files", "machine", "outside", "schema"},
+    {"files", "machine", "outside", "parallel", "schema"},
     {"data"},
     {"datasets", "networks", "cache"},
     {"methods"},

@@ -22,6 +22,10 @@ class DivergedError(AcclimateError):
     """Training produced a value that is not finite; the message names the term that did."""
 
 
+class ProcessLostError(AcclimateError):
+    """Another of the processes that train together has failed or ended; if it failed, it says why itself."""
+
+
 class RunsFailedError(AcclimateError):
     """Some runs of a bench failed; the message names the first and where all of them are named."""
 

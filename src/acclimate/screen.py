@@ -40,11 +40,13 @@ class Screen:
     Args:
         quiet: Show no progress and no remarks, only results, warnings and errors.
         json: Results are JSON on stdout instead of tables.
+        mute: Show nothing but errors, as a process does that works along with one that shows the rest.
     """
 
-    def __init__(self, *, quiet: bool = False, json: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, *, quiet: bool = False, json: bool = False, mute: bool = False) -> None:
+        self.quiet = quiet or mute
         self.json = json
+        self.mute = mute
         self._stderr = Console(stderr=True, markup=False, emoji=False, highlight=False)
         self.stdout = Console(markup=False, emoji=False, highlight=False)
         self._bars = _Bars(self._stderr)
@@ -61,7 +63,8 @@ class Screen:
 
     def warn(self, sentence: str) -> None:
         """Something that the user should know even when quiet."""
-        self._tell(Text.assemble(("Warning: ", "yellow"), printable(sentence, self._stderr)))
+        if not self.mute:
+            self._tell(Text.assemble(("Warning: ", "yellow"), printable(sentence, self._stderr)))
 
     def error(self, sentence: str) -> None:
         """Why the command ends."""

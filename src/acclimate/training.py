@@ -19,6 +19,7 @@ from acclimate.data.batches import Pair
 from acclimate.errors import DivergedError, OptionError
 from acclimate.files import replacing
 from acclimate.methods.base import Method, Objective, Stage
+from acclimate.parallel import Replicas, world
 from acclimate.settings import Recipe
 
 
@@ -83,7 +84,8 @@ def train(method: Method, data: Pair, recipe: Recipe, resume: Checkpoint | None 
     """Train a method, yielding after every step.
 
     The caller's loop evaluates, logs, checkpoints or stops. With the same seed of torch's random numbers and the same
-    arguments, two runs on a CPU end with the same bits, interrupted and resumed or not.
+    arguments, two runs on a CPU end with the same bits, interrupted and resumed or not. Where several processes train
+    together (`parallel.py`), each of them calls this and takes a part of the batches of a step.
 
     Args:
         method: Trained in place, and left in training mode.
@@ -99,14 +101,17 @@ def train(method: Method, data: Pair, recipe: Recipe, resume: Checkpoint | None 
     """
     method.train()
     optimizer = make_optimizer(method, recipe)
+    replicas = Replicas(method, world())
     done = 0
     first, start = (resume.stage, resume.step) if resume else (0, 0)
     for number, (stage, stop) in enumerate(_schedule(method.stages(data), recipe.steps)):
         if number >= first:
             if resume and number == first:
                 _restore(method, optimizer, resume.tensors, data.device)
-            yield from _run_stage(method, data, recipe, optimizer, (number, stage), max(done, start), stop)
+            replicas.copy_first()
+            yield from _run_stage(replicas, method, data, recipe, optimizer, (number, stage), max(done, start), stop)
         done = stop
+    replicas.copy_first()
 
 
 def _schedule(stages: Iterator[Stage], steps: int) -> Iterator[tuple[Stage, int]]:
@@ -118,6 +123,7 @@ def _schedule(stages: Iterator[Stage], steps: int) -> Iterator[tuple[Stage, int]
 
 
 def _run_stage(
+    replicas: Replicas,
     method: Method,
     data: Pair,
     recipe: Recipe,
@@ -127,16 +133,18 @@ def _run_stage(
     stop: int,
 ) -> Iterator[Step]:
     number, stage = numbered
-    batches = data.batches(stop * recipe.accumulate, start * recipe.accumulate)
+    own = recipe.accumulate // replicas.size  # batches of a step in this process
+    batches = data.batches(stop * recipe.accumulate, start * recipe.accumulate + replicas.rank, replicas.size)
     parameters_of: dict[tuple[nn.Module, ...], list[nn.Parameter]] = {}  # what a stage trains stays the same
     for step in range(start, stop):
         method.progress = recipe.progress(step)
         factor = recipe.lr_factor(step)
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * group["multiplier"] * factor
+        replicas.seed(data.seed, step)
         terms: dict[str, Tensor] = {}
         # One generator of objectives a batch, advanced in lockstep: the gradients of the same objective are averaged.
-        lockstep = [stage.step(s, t) for s, t in islice(batches, recipe.accumulate)]
+        lockstep = [stage.step(s, t) for s, t in islice(batches, own)]
         for objective in lockstep[0]:
             if objective.over not in parameters_of:
                 parameters_of[objective.over] = _parameters(method, objective)
@@ -145,11 +153,13 @@ def _run_stage(
             terms |= _backward(objective, parameters, recipe.accumulate, step)
             for generator in lockstep[1:]:
                 _backward(next(generator), parameters, recipe.accumulate, step)
+            replicas.sum_gradients(parameters)
             _check_and_clip(method, parameters, recipe.clip, step)
             optimizer.step()
         for generator in lockstep[1:]:  # the code behind the last yield
             if next(generator, None) is not None:
                 raise RuntimeError(f"{stage.name}: every batch of a step must yield the same number of objectives")
+        replicas.average_buffers()
         yield Step(
             stage.name, step + 1, recipe.steps, terms, recipe.lr * factor, (method, optimizer, number, data.device)
         )

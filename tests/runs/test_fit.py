@@ -119,7 +119,7 @@ def test_the_record(arrays: tuple[str, ...], tmp_path: Path, monkeypatch: pytest
     assert len({data[side]["fingerprint"] for side in ("source", "target")}) == 2
     assert data["skipped"] == 0
     environment = result["environment"]
-    assert environment.keys() == {"python", "platform", "device", "threads", "libraries"}
+    assert environment.keys() == {"python", "platform", "device", "threads", "processes", "libraries"}
     assert environment["libraries"].keys() == {"torch", "timm", "numpy", "pillow", "scikit-learn"}
     assert environment["libraries"]["numpy"] == np.__version__
     assert environment["libraries"]["torch"] == torch.__version__

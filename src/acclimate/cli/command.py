@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING
@@ -116,6 +119,7 @@ def run_command(
     debug: bool,
     computes: bool = False,
     goes_on: str = "",
+    together: bool = False,
 ) -> None:
     """Do the work of a command; an error ends it with one sentence and an exit code.
 
@@ -126,10 +130,19 @@ def run_command(
         debug: Show the traceback of an error.
         computes: It trains or predicts, so that the process had better keep the memory it frees.
         goes_on: How interrupted work goes on.
+        together: Several processes may do it together, as torchrun starts them.
     """
     from acclimate.screen import Screen
 
-    screen = Screen(quiet=quiet, json=json)
+    several = os.environ.get("WORLD_SIZE", "1") != "1" and "RANK" in os.environ  # as torchrun starts them
+    screen = Screen(quiet=quiet, json=json, mute=several and os.environ["RANK"] != "0")
+    if several and not together:
+        if not screen.mute:
+            screen.error(
+                "Several processes can only share the work of acclimate fit: run this without torchrun, which has set "
+                "RANK and WORLD_SIZE."
+            )
+        raise typer.Exit(Exit.MENDABLE)
     remarks = _Remarks(screen)
     log = logging.getLogger("acclimate")
     log.addHandler(remarks)
@@ -139,19 +152,58 @@ def run_command(
 
             keep_freed_memory()
             silence_pillow()
+        if several:
+            _join(screen, goes_on)
         work(screen)
     except KeyboardInterrupt:
-        screen.error(f"Interrupted: {goes_on}." if goes_on else "Interrupted.")
+        if not several or _speaks_up():
+            screen.error(f"Interrupted: {goes_on}." if goes_on else "Interrupted.")
         raise typer.Exit(Exit.INTERRUPTED) from None
     except Exception as error:
         if debug:
             traceback.print_exc()
         sentence = _mendable(error)
         hint = "" if debug else " (--debug shows where.)"
-        screen.error(sentence or f"{type(error).__name__}: {error}{hint}")
+        if not several or _speaks_up():
+            screen.error(sentence or f"{type(error).__name__}: {error}{hint}")
         raise typer.Exit(Exit.MENDABLE if sentence else Exit.DEFECT) from None
     finally:
         log.removeHandler(remarks)
+
+
+def _join(screen: Screen, goes_on: str) -> None:
+    """Join the processes that torchrun has started with this one."""
+    from acclimate import parallel
+
+    parallel.join()
+    _tell_of_termination(screen, goes_on)
+
+
+def _tell_of_termination(screen: Screen, goes_on: str) -> None:
+    """Let a thread end the process on SIGTERM, by which torchrun ends the others when one has ended.
+
+    A handler would run once PyTorch returns, which may still be waiting for the process that has ended.
+    """
+    noticed, notice = os.pipe()
+    os.set_blocking(notice, False)
+    signal.set_wakeup_fd(notice, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)  # or the system would end it at once
+
+    def wait() -> None:
+        while os.read(noticed, 1)[0] != signal.SIGTERM:
+            pass
+        if _speaks_up():
+            screen.error(f"Terminated, perhaps because another process has ended: {goes_on}.")
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _speaks_up() -> bool:
+    """Whether this one of several processes, which has failed, is the one that says why."""
+    from acclimate import parallel
+
+    return parallel.world().speaks_up()
 
 
 class _Remarks(logging.Handler):

@@ -65,12 +65,14 @@ def fit(
 
     acclimate fit photos/ sketches/ --out runs/sketches
 
-    The same command goes on where an interrupted run stopped.
+    The same command goes on where an interrupted run stopped. Started by torchrun, several processes or GPUs train one
+    run together.
     """
 
     def work(screen: Screen) -> None:
         from acclimate.cli.show import show_run
         from acclimate.machine import jobs_that_pay
+        from acclimate.parallel import world
         from acclimate.runs.fit import fit as adapt
 
         domains = _domains(given, source_, target_)
@@ -87,11 +89,13 @@ def fit(
             overwrite=overwrite,
             jobs=jobs or jobs_that_pay(settings.device),
         )
+        if not world().leads:
+            return
         if with_report:
             _write_report(out, screen, given["method"], given["backbone"])
         show_run(record, out, screen)
 
-    run_command(work, json=json, quiet=quiet, debug=debug, computes=True, goes_on=FROM_CHECKPOINT)
+    run_command(work, json=json, quiet=quiet, debug=debug, computes=True, goes_on=FROM_CHECKPOINT, together=True)
 
 
 def _domains(given: dict[str, Any], source: str | None, target: str | None) -> dict[str, str]:

@@ -81,12 +81,13 @@ class Pair:
         self.device = torch.device(device)
         self.prefetch = prefetch
 
-    def batches(self, stop: int, start: int = 0) -> Iterator[tuple[Labelled, Unlabelled]]:
-        """Batches number `start` to `stop` - 1: the same for every run with this seed, wherever it starts."""
+    def batches(self, stop: int, start: int = 0, stride: int = 1) -> Iterator[tuple[Labelled, Unlabelled]]:
+        """Batches of the numbers in range(start, stop, stride): the same for every run with this seed."""
+        numbers = range(start, stop, stride)
         if not self.prefetch:
-            yield from map(self.batch, range(start, stop))
+            yield from map(self.batch, numbers)
             return
-        yield from in_order(ThreadPoolExecutor(1), self.batch, range(start, stop), ahead=self.prefetch)
+        yield from in_order(ThreadPoolExecutor(1), self.batch, numbers, ahead=self.prefetch)
 
     def batch(self, step: int) -> tuple[Labelled, Unlabelled]:
         """Batch number `step` of both domains."""

@@ -18,6 +18,7 @@ from acclimate.choices import Family, Level, Side
 from acclimate.data.batches import Labelled, Pair, Unlabelled
 from acclimate.data.inputs import Inputs
 from acclimate.networks.network import Network
+from acclimate.parallel import world
 
 
 class Objective:
@@ -180,7 +181,8 @@ def over_all(
 ) -> Tensor:
     """What `function` makes of all samples, un-augmented and with the method in evaluation mode: (N, ...).
 
-    For what a method computes between stages: pseudo-labels, prototypes, or the whole of a closed form.
+    For what a method computes between stages: pseudo-labels, prototypes, or the whole of a closed form. Processes that
+    train together share the batches out.
 
     Args:
         method: Its modules are put in evaluation mode, and back afterwards.
@@ -190,8 +192,8 @@ def over_all(
         batch_size: B.
     """
     with evaluation_mode(method):
-        starts = range(0, len(inputs), batch_size)
-        parts = [
-            function(inputs.batch(np.arange(i, min(i + batch_size, len(inputs))), None).to(device)) for i in starts
-        ]
-    return torch.cat(parts)  # outside of inference mode, so that autograd may use it
+        ends = [min(i + batch_size, len(inputs)) for i in range(0, len(inputs), batch_size)]
+        indices = [np.arange(batch_size * number, end) for number, end in enumerate(ends)]
+        own = [function(inputs.batch(indices[i], None).to(device)) for i in world().shared_out(len(indices))]
+    # Outside of inference mode, so that autograd may use it.
+    return torch.cat(world().gathered(own, [len(index) for index in indices]))

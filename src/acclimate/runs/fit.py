@@ -8,8 +8,10 @@ from pathlib import Path
 
 from msgspec import structs
 
+from acclimate.errors import OptionError
 from acclimate.machine import pick_device
 from acclimate.methods.registry import BASELINE, CONSENSUS
+from acclimate.parallel import World, world
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs.council import Council
 from acclimate.runs.directory import check_folder
@@ -54,6 +56,8 @@ def fit(
         AcclimateError: The data or the options cannot be used, or training diverged.
     """
     out = Path(out)
+    if world().size > 1:
+        settings = _shared(settings, world())
     pick_device(settings.device)  # refused before the data are read, which may take a while
     check_tracker(settings.tracker)
     check_folder(out, settings.source)
@@ -71,6 +75,22 @@ def fit(
     if baseline is not None and not (baseline / "record.json").exists():
         baseline = None  # it diverged, as a member may
     return _completed(settings, record, task, out, baseline)
+
+
+def _shared(settings: Settings, processes: World) -> Settings:
+    """The settings of a run that several processes train together: a step takes the batches of all of them.
+
+    Raises:
+        OptionError: They cannot train this together.
+    """
+    if settings.method == CONSENSUS:
+        raise OptionError(
+            "A consensus trains its members side by side in processes of its own (--jobs): run it without torchrun, or "
+            "name one --method."
+        )
+    processes.take_gpu(settings.device)
+    accumulate = settings.recipe.accumulate * processes.size
+    return replace(settings, recipe=replace(settings.recipe, accumulate=accumulate))
 
 
 def make(
@@ -91,6 +111,8 @@ def make(
 
 def _completed(settings: Settings, record: RunRecord, task: Task, out: Path, baseline: Path | None) -> RunRecord:
     """The record of a run with what it changed against the baseline, and how far to trust it; written if it is new."""
+    if not world().leads:
+        return record
     change = compared(baseline, out) if baseline is not None else record.compare
     trust = record.trust
     if trust is None or (not trust.members and (change is None) != (record.compare is None)):

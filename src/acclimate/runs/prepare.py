@@ -23,6 +23,7 @@ from acclimate.methods.registry import CONSENSUS, Found
 from acclimate.model import Model, ModelSpec
 from acclimate.networks.backbone import Backbone
 from acclimate.networks.backbones import load_backbone
+from acclimate.parallel import world
 from acclimate.progress import Track
 from acclimate.runs.task import Task
 from acclimate.settings import Settings
@@ -145,6 +146,11 @@ def resolve(
         raise OptionError(f"{backbone.name} has no pretrained weights: use --tune all, or give --weights FILE.")
     if backbone is None and tune != "head":
         raise OptionError("Feature vectors have no backbone to train: use --tune head, or give images.")
+    if tune == "head" and world().size > 1:
+        raise OptionError(
+            "Several processes would not train a head faster than one, since a step on cached features takes less time "
+            "than the exchange of its gradients: run it without torchrun, or use --tune top or all."
+        )
     if backbone is None and settings.weights is not None:
         raise OptionError("Feature vectors have no backbone to load weights into: leave out --weights, or give images.")
     bf16 = settings.precision == "bf16" or (settings.precision == "auto" and fast_bf16(device))

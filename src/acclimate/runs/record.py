@@ -17,6 +17,7 @@ from acclimate.evaluation.scores import Changes, DomainErrors, Probabilities, Sc
 from acclimate.files import write_json
 from acclimate.methods.registry import BASELINE
 from acclimate.model import ModelSpec
+from acclimate.parallel import world
 from acclimate.runs.files import MAKE_AGAIN, MetricsLog, read_predictions, read_skipped
 from acclimate.schema import Count, Entry, Fraction, Positive
 from acclimate.settings import check_recorded
@@ -94,7 +95,8 @@ class Environment(Entry, frozen=True, kw_only=True):
         python: Its version.
         platform: The operating system and the architecture.
         device: The name of the processor or the GPU.
-        threads: Of PyTorch.
+        threads: Of PyTorch, in each process.
+        processes: That trained together.
         libraries: Their versions, by their packages' names.
     """
 
@@ -102,6 +104,7 @@ class Environment(Entry, frozen=True, kw_only=True):
     platform: str
     device: str
     threads: Positive
+    processes: Positive
     libraries: dict[str, str]
 
 
@@ -354,6 +357,7 @@ def environment(device: torch.device) -> Environment:
         platform=platform.platform(),
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "cpu",
         threads=torch.get_num_threads(),
+        processes=world().size,
         libraries={
             "torch": torch.__version__,  # with the build, such as +cu130, which the package's metadata may lack
             **{package: version(package) for package in ("timm", "numpy", "pillow", "scikit-learn")},

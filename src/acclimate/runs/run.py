@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -12,11 +14,14 @@ import numpy.typing as npt
 import torch
 
 import acclimate
+from acclimate import schema
+from acclimate.errors import DataError
 from acclimate.evaluation.predict import domain_errors, predict
 from acclimate.evaluation.scores import Probabilities, Scores, score
 from acclimate.machine import pick_device, random_state_kept
 from acclimate.methods import registry
 from acclimate.methods.base import Method
+from acclimate.parallel import world
 from acclimate.progress import Listener
 from acclimate.runs.directory import RunDirectory, delete_run
 from acclimate.runs.files import (
@@ -75,6 +80,8 @@ def run(
 ) -> RunRecord:
     """Train one method and write its run directory; go on where an interrupted run stopped.
 
+    Of several processes that train together, each calls this, and the leading one writes.
+
     Args:
         settings: What to do.
         task: The data.
@@ -92,18 +99,24 @@ def run(
         DataError: `out` holds another run.
     """
     folder = RunDirectory(out, identity(settings, task), settings.as_dict())
-    if not anew and (finished := folder.finished()) is not None:
+    finished = folder.finished() if not anew else None
+    checkpoint = folder.checkpoint() if not anew and finished is None else None
+    left_out = _skipped_before(out) if checkpoint is not None else []
+    _check_views(folder, finished, checkpoint)
+    if finished is not None:
         screen.say(f"{registry.shown(settings.method)} is finished already: its results are read from {out}.")
-        folder.tidy()
+        if world().leads:
+            folder.tidy()
         return finished
-    checkpoint = None if anew else folder.checkpoint()
     watch = _Stopwatch()
     device = pick_device(settings.device)
     with random_state_kept(device):
         ready = _prepare(settings, task, device, screen)
-        if checkpoint is not None and _skipped_before(out) != [name for name, _ in ready.task.skipped]:
+        if checkpoint is not None and left_out != [name for name, _ in ready.task.skipped]:
             screen.say("Other images can be read than when the run began, so it begins anew.")
             checkpoint = None
+        if not world().leads:
+            return _trained_along(settings, ready, checkpoint)
         for earlier in delete:
             delete_run(earlier)
         folder.begin()
@@ -112,7 +125,8 @@ def run(
         if teacher is not None:
             teacher.teach(ready)
             watch.lap("members")
-        log = _train(settings, ready, folder, checkpoint, screen)
+        with world().together(device):
+            log = _train(settings, ready, folder, checkpoint, screen)
     watch.lap("training")
     results = _write_results(ready, teacher, out, screen)
     errors = domain_errors(
@@ -140,6 +154,7 @@ def run(
     )
     write_record(out / "record.json", record)
     folder.tidy()
+    world().told(json.dumps(schema.as_json(record)))
     return record
 
 
@@ -156,6 +171,27 @@ def _skipped_before(out: Path) -> list[str]:
     """The names of the images that an interrupted run left out."""
     path = out / "skipped.csv"
     return [name for name, _ in read_skipped(path)] if path.exists() else []
+
+
+def _check_views(folder: RunDirectory, finished: RunRecord | None, checkpoint: Checkpoint | None) -> None:
+    """Check that processes that train together see the same data, and the same state of the run directory.
+
+    Raises:
+        DataError: This one sees something else than the leading one.
+    """
+    seen = json.dumps([folder.identity, finished is not None, checkpoint.step if checkpoint is not None else None])
+    if world().told(seen) != seen:
+        raise DataError(
+            f"The processes do not see the same data, or not the same run in {folder.path}: let the data and --out lie "
+            "where all of them see them."
+        )
+
+
+def _trained_along(settings: Settings, ready: Prepared, checkpoint: Checkpoint | None) -> RunRecord:
+    """The record that the leading process writes, once this one has trained along with it."""
+    with world().together(ready.model.device):
+        deque(train(ready.model.method, ready.pair, settings.recipe, checkpoint), maxlen=0)
+    return schema.decode(world().told("").encode(), RunRecord)
 
 
 def _train(
