@@ -26,12 +26,14 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 
+from acclimate.choices import Extractor
 from acclimate.data.decode import picture
 from acclimate.data.domain import Domain, Indices
 from acclimate.data.inputs import ImageInputs
 from acclimate.data.read import domain_of
 from acclimate.machine import fast_bf16, keep_freed_memory
 from acclimate.model import Model, ModelSpec
+from acclimate.networks import engine
 from acclimate.networks.backbones import load_backbone
 from acclimate.networks.folding import folded
 from speed import processor_name, put_out
@@ -43,9 +45,12 @@ SIDES = {
     "kept": "the same, memory kept",
     "folded": "the same, batch normalisation folded",
     "acclimate": "Acclimate, from the files to the cache",
+    "engine": "the same with OpenVINO",
     "decoding": "Acclimate's reading, decoding and preparing alone",
 }
-AIMS = {"last": 0.9, "plain": 1.0}
+AIMS = {"last": 0.9, "plain": 1.0, "engine": 1.7}
+if engine.version() is None:
+    del SIDES["engine"]
 
 
 # --- one side, in a process of its own -----------------------------------------------------------------------------
@@ -81,10 +86,10 @@ def decoding(images: ImageInputs) -> float:
     return rate(lambda: [prepared(part) for part in parts], len(images))
 
 
-def extraction(name: str, domain: Domain, *, bf16: bool) -> float:
-    """Images a second of Acclimate, with a new cache."""
+def extraction(name: str, domain: Domain, extractor: Extractor, *, bf16: bool) -> float:
+    """Images a second of Acclimate, with a new cache; a network is converted before the clock starts."""
     backbone = load_backbone(name, pretrained=False)
-    spec = ModelSpec("source_only", {}, ("a", "b"), name, 0, "head", 0, backbone.preprocess, bf16)
+    spec = ModelSpec("source_only", {}, ("a", "b"), name, 0, "head", 0, backbone.preprocess, bf16, extractor=extractor)
     model = Model(spec, backbone)
     with tempfile.TemporaryDirectory() as cache:
         os.environ["ACCLIMATE_CACHE"] = cache
@@ -97,8 +102,8 @@ def side(name: str, backbone_name: str, domain: Domain) -> float:
     """Images a second of one side."""
     torch.manual_seed(0)
     bf16 = fast_bf16(torch.device("cpu"))
-    if name == "acclimate":
-        return extraction(backbone_name, domain, bf16=bf16)
+    if name in ("acclimate", "engine"):
+        return extraction(backbone_name, domain, "torch" if name == "acclimate" else "openvino", bf16=bf16)
     backbone = load_backbone(backbone_name, pretrained=False).eval()
     images = ImageInputs(domain, backbone.preprocess, memory=0)
     if name == "decoding":
@@ -150,22 +155,35 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
     for key in ("plain", "last", "kept", "folded"):
         aim = f"≥ {AIMS[key]}" if key in AIMS else ""
         lines.append(f"| {SIDES[key]} | " + " | ".join(ratio(rates, key) for rates in found.values()) + f" | {aim} |")
+    if engine.version() is not None:
+        ratios = " | ".join(ratio(rates, "acclimate", of="engine") for rates in found.values())
+        lines.append(f"| with OpenVINO, to Acclimate's with PyTorch | {ratios} | ≥ {AIMS['engine']} |")
     return "\n".join(lines)
 
 
-def ratio(rates: dict[str, list[float]], key: str) -> str:
+def ratio(rates: dict[str, list[float]], key: str, of: str = "acclimate") -> str:
     """The median and the range over the rounds."""
-    ratios = np.array(rates["acclimate"]) / np.array(rates[key])
+    ratios = np.array(rates[of]) / np.array(rates[key])
     return f"**{np.median(ratios):.2f}** ({ratios.min():.2f} to {ratios.max():.2f})"
 
 
 def whole(folder: Path) -> dict[str, Any]:
-    """All images of a folder through the default backbone: how many, how many a second, and decoding's share."""
+    """All images of a folder through the default backbone: how many, how many a second, and decoding's share.
+
+    With OpenVINO, if it is installed, and with PyTorch, one after the other.
+    """
     domain = domain_of(sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".jpg", ".jpeg", ".png")), "images")
     threads = torch.get_num_threads()
-    all_of_it = side("acclimate", BACKBONES[0], domain)
+    by_torch = side("acclimate", BACKBONES[0], domain)
+    fastest = side("engine", BACKBONES[0], domain) if "engine" in SIDES else by_torch
     alone = side("decoding", BACKBONES[0], domain)
-    return {"images": len(domain), "rate": all_of_it, "decoding": all_of_it / (alone * threads), "threads": threads}
+    return {
+        "images": len(domain),
+        "rate": fastest,
+        "torch": by_torch,
+        "decoding": fastest / (alone * threads),
+        "threads": threads,
+    }
 
 
 def main() -> None:
@@ -198,8 +216,8 @@ def main() -> None:
             *(
                 [
                     f"All {real['images']:,} images of a folder through {BACKBONES[0]} on {real['threads']} threads: "
-                    f"**{real['rate']:.1f} images/s**, of which reading, decoding and preparing take "
-                    f"{100 * real['decoding']:.0f} % of the processor's time."
+                    f"**{real['rate']:.1f} images/s** ({real['torch']:.1f} with PyTorch), of which reading, decoding "
+                    f"and preparing take {100 * real['decoding']:.0f} % of the processor's time."
                 ]
                 if real
                 else []

@@ -18,6 +18,8 @@ View: TypeAlias = Literal["plain", "flip"]
 
 Precision: TypeAlias = Literal["fp16", "bf16", "fp32"]
 
+Extractor: TypeAlias = Literal["torch", "openvino"]  # what runs the frozen part of a backbone
+
 KeepImages: TypeAlias = Literal["auto", "memory", "disk"]
 
 Tune: TypeAlias = Literal["head", "top", "all"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import threading
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,11 +22,11 @@ from torch import Tensor, nn
 
 import acclimate
 from acclimate.cache.content import Content
-from acclimate.cache.features import as_cached, features
+from acclimate.cache.features import OfPixels, as_cached, features
 from acclimate.cache.images import image_inputs
-from acclimate.choices import Augment, Interpolation, KeepImages, Level, Precision, Tune, View
+from acclimate.choices import Augment, Extractor, Interpolation, KeepImages, Level, Precision, Tune, View
 from acclimate.data.broken import BrokenImages
-from acclimate.data.decode import ImageInHand, in_hand
+from acclimate.data.decode import BrokenImageError, ImageInHand, Pixels, in_hand, pictured
 from acclimate.data.domain import Domain
 from acclimate.data.inputs import ArrayInputs, InHandInputs, Inputs, MappedInputs
 from acclimate.data.preprocess import Preprocess
@@ -38,6 +39,7 @@ from acclimate.machine import fast_bf16, random_state_kept
 from acclimate.methods import registry
 from acclimate.methods.base import Method, evaluation_mode
 from acclimate.methods.options import check_options
+from acclimate.networks import engine
 from acclimate.networks.backbone import Backbone, weights_fingerprint
 from acclimate.networks.backbones import BackboneSource, given_again, named_backbone
 from acclimate.networks.folding import cast, folded
@@ -52,6 +54,8 @@ Images: TypeAlias = ImageInHand | Iterable[ImageInHand]
 IN_HAND = 8  # images that are computed at once: a CPU's caches hold what becomes of them
 
 _one_at_a_time = threading.Lock()
+
+log = logging.getLogger("acclimate")
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ class ModelSpec:
         cache_precision: How exactly the frozen part's output is cached.
         origin: Where the method is from; None means from this package.
         backbone_origin: Where the backbone is from; None means from this package or from timm.
+        extractor: What computed the frozen part's output.
     """
 
     method: str
@@ -86,6 +91,7 @@ class ModelSpec:
     cache_precision: Precision = "fp16"
     origin: Origin | None = None
     backbone_origin: Origin | None = None
+    extractor: Extractor = "torch"
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> ModelSpec:
@@ -149,6 +155,8 @@ class Model:
             lay_out_convolutions(self.method, images=network.level == "image")
         if self.frozen is not None:
             self.frozen.to(self.device).eval().requires_grad_(False)
+        self._engine_examined = False
+        self._engine_made: engine.Engine | None = None
 
     def inputs(
         self,
@@ -179,6 +187,12 @@ class Model:
                 return ArrayInputs(np.empty((1, 0)))
         if self.frozen is None:
             return image_inputs(domain, self.spec.preprocess, augment, images=images, broken=broken)
+        preprocess = self.spec.preprocess
+
+        def sample() -> Pixels:
+            return _some_pixels(domain, preprocess)
+
+        in_engine = self._uses_engine(sample)
         content = Content(
             backbone=self._cached_as,
             weights=self._fingerprint,
@@ -188,8 +202,70 @@ class Model:
             views=views,
             bf16=self.spec.bf16,
             precision=self.spec.cache_precision,
+            engine=f"openvino {engine.version()}" if in_engine else "torch",
         )
-        return features(lambda: self._extractor, domain, content, device=self.device, broken=broken, track=track)
+
+        def network() -> nn.Module | OfPixels:
+            return self._engine(sample) if in_engine else self._extractor
+
+        return features(network, domain, content, device=self.device, broken=broken, track=track)
+
+    def _uses_engine(self, sample: Callable[[], Pixels]) -> bool:
+        """Whether OpenVINO runs the frozen part: if the model was made for it, and nothing speaks against it.
+
+        Args:
+            sample: Gives images, if nobody has compared it with PyTorch for this network yet.
+        """
+        if self.frozen is None or self.device.type != "cpu":
+            return False
+        with _one_at_a_time:
+            if self.spec.extractor == "openvino" and not self._engine_examined:
+                against = self._examined(sample)
+                if against:
+                    log.warning("PyTorch computes the features in place of OpenVINO: %s.", against)
+                    self.spec = replace(self.spec, extractor="torch")
+                self._engine_examined = True
+            return self.spec.extractor == "openvino"
+
+    def _examined(self, sample: Callable[[], Pixels]) -> str:
+        """What speaks against OpenVINO, or "". The cache remembers it."""
+        if engine.version() is None:
+            return "that is not installed (pip install acclimate[fast])"
+        verdict = self._place.verdict()
+        if verdict is None:
+            try:
+                self._engine_made, verdict = self._make_engine(sample), ""
+            except engine.DisagreesError as error:
+                verdict = str(error)
+            self._place.note(verdict)
+        return verdict
+
+    def _engine(self, sample: Callable[[], Pixels]) -> engine.Engine:
+        """The frozen part in OpenVINO, compared with PyTorch once a process: a file of the cache may be damaged.
+
+        Raises:
+            OptionError: It does not compute what PyTorch does, though it did before.
+        """
+        with _one_at_a_time:
+            if self._engine_made is None:
+                try:
+                    self._engine_made = self._make_engine(sample)
+                except engine.DisagreesError as error:
+                    raise OptionError(
+                        f"OpenVINO does not run the backbone as PyTorch does any more ({error}): use --extractor torch."
+                    ) from error
+            return self._engine_made
+
+    def _make_engine(self, sample: Callable[[], Pixels]) -> engine.Engine:
+        assert self.frozen is not None
+        assert self.spec.preprocess is not None
+        return engine.engine(self.frozen, self.spec.preprocess, self._place, sample(), bf16=self.spec.bf16)
+
+    @cached_property
+    def _place(self) -> engine.Place:
+        assert self.spec.preprocess is not None
+        network = (self._cached_as, self._fingerprint, self.method.net.level, self.spec.tune)
+        return engine.Place(network, self.spec.preprocess, bf16=self.spec.bf16)
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -299,9 +375,16 @@ class Model:
         inputs = InHandInputs(in_hand(images), self.spec.preprocess)
         return inputs if self.frozen is None else MappedInputs(self._extracted, inputs)
 
-    def _extracted(self, x: Tensor) -> Tensor:
-        """What the frozen part makes of images (B, C, H, W): but for rounding, what the cache would hold of them."""
-        x = x.to(self.device, memory_format=torch.channels_last)
+    def _extracted(self, pixels: Pixels) -> Tensor:
+        """What the frozen part makes of pixels (B, H, W, C): but for rounding, what the cache would hold of them."""
+        assert self.spec.preprocess is not None
+
+        def sample() -> Pixels:
+            return pixels[: engine.COMPARED]
+
+        if self._uses_engine(sample):
+            return as_cached(self._engine(sample)(pixels), self.spec.cache_precision)
+        x = self.spec.preprocess.normalised(pixels).to(self.device, memory_format=torch.channels_last)
         with torch.inference_mode(), torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=self.spec.bf16):
             return as_cached(self._extractor(x).float(), self.spec.cache_precision)
 
@@ -335,6 +418,7 @@ class Model:
         *,
         method: str | type[Method] | None = None,
         backbone: BackboneSource | None = None,
+        extractor: Extractor | None = None,
     ) -> Model:
         """Read what `save` wrote. A model from a stranger is safe to open: nothing is unpickled, and no file is run.
 
@@ -349,6 +433,8 @@ class Model:
             method: The method that it was trained with, as for `registry.find`; None for those of this package.
             backbone: The backbone that it was trained with, as for `load_backbone`; None for those of this package and
                 of timm. Its weights and its preprocessing are the model's. A model of feature vectors needs none.
+            extractor: What computes the features of a frozen backbone on a CPU; None for what did when it was trained,
+                where that is installed. Features differ by rounding.
 
         Raises:
             DataError: The folder holds no model, or a damaged one.
@@ -359,6 +445,8 @@ class Model:
             spec = ModelSpec.from_json(json.loads((folder / "model.json").read_text(encoding="utf-8")))
             if spec.origin is None:
                 registry.own(spec.method)  # refuses what is none
+        if extractor == "openvino":
+            engine.check(torch.device(device))
         found = registry.find_again(spec.method, spec.origin, method, whose)
         network = None
         if spec.backbone is not None and spec.preprocess is not None:
@@ -370,6 +458,7 @@ class Model:
                 spec = replace(spec, backbone=network.name, backbone_origin=network.origin)
             elif spec.backbone is not None:
                 network = named_backbone(spec.backbone, pretrained=False)
+            spec = replace(spec, extractor=extractor or spec.extractor)
             device = torch.device(device)
             spec = replace(spec, method=found.name, origin=found.origin, bf16=spec.bf16 and fast_bf16(device))
             model = cls(spec, network, device, method=found.method)
@@ -381,6 +470,20 @@ class Model:
             model.method.to(device)  # tensors whose shapes only the file knows were not there to be moved before
         model.method.eval()  # so that no thread that predicts has to change the mode, and have it changed back
         return model
+
+
+def _some_pixels(domain: Domain, preprocess: Preprocess) -> Pixels:
+    """A few of a domain's images as evaluation sees them, (B, size, size, C) uint8; noise if it has none to be read."""
+    rng = np.random.default_rng(0)
+    views: list[Pixels] = []
+    for position in rng.permutation(len(domain))[: 4 * engine.COMPARED].tolist():
+        with suppress(BrokenImageError), pictured(domain, position, at_least=preprocess.resize) as image:
+            views.append(preprocess.plain(preprocess.resized(image)))
+        if len(views) == engine.COMPARED:
+            break
+    if not views:
+        return rng.integers(0, 256, (1, preprocess.size, preprocess.size, preprocess.channels), dtype=np.uint8)
+    return np.stack(views)
 
 
 def _batch_size(images: object) -> int:
@@ -466,6 +569,7 @@ def _check_entries(entry: dict[str, Any]) -> None:
         "interpolation": preprocess is None or preprocess["interpolation"] in get_args(Interpolation),
         "bf16": isinstance(entry["bf16"], bool),
         "cache_precision": entry["cache_precision"] in get_args(Precision),
+        "extractor": entry["extractor"] in get_args(Extractor),
     }
     wrong = [name for name, right in sound.items() if not right]
     if wrong:

@@ -26,7 +26,7 @@ from typing import (
     get_type_hints,
 )
 
-from acclimate.choices import Aspect, Augment, KeepImages, Optimizer, Precision, Schedule, TrackerName, Tune
+from acclimate.choices import Aspect, Augment, Extractor, KeepImages, Optimizer, Precision, Schedule, TrackerName, Tune
 from acclimate.errors import OptionError, brief, nearest
 from acclimate.methods import registry
 from acclimate.methods.options import check_options
@@ -383,6 +383,14 @@ class Settings:
     )
     cache_precision: Precision = field(
         default="fp16", metadata=told("Precision of cached features; fp32 takes twice the room.", "Machine")
+    )
+    extractor: Literal["auto"] | Extractor = field(
+        default="auto",
+        metadata=told(
+            "What computes the features of a frozen backbone on a CPU. auto: openvino for 1,000 images or more, where "
+            "that is installed (pip install acclimate[fast]), else torch.",
+            "Machine",
+        ),
     )
     allow_class_mismatch: bool = field(
         default=False,

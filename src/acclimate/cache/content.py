@@ -27,6 +27,7 @@ class Content:
         views: The views of each image, in the order of a row's first axis.
         bf16: Whether the network runs in bfloat16.
         precision: Of the values on the disk; uint8 is for pixels.
+        engine: What runs the network: PyTorch, or another with its version.
     """
 
     backbone: str
@@ -37,6 +38,7 @@ class Content:
     views: tuple[View, ...] = ("plain",)
     bf16: bool = False
     precision: Precision | Literal["uint8"] = "fp32"
+    engine: str = "torch"
 
     @property
     def folder(self) -> Path:

@@ -21,9 +21,10 @@ from acclimate.cache.rows import Array
 from acclimate.cache.store import Store
 from acclimate.choices import Precision
 from acclimate.data.broken import BrokenImages
+from acclimate.data.decode import Pixels
 from acclimate.data.domain import Domain, Indices
 from acclimate.data.inputs import ImageInputs, RowInputs
-from acclimate.data.preprocess import in_view
+from acclimate.data.preprocess import in_view, pixels_in_view
 from acclimate.errors import DataError
 from acclimate.machine import compute_alone
 from acclimate.progress import Track, silent
@@ -33,13 +34,15 @@ TORCH: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "
 
 Blocks = Iterator[tuple[Indices, Array]]
 
+OfPixels = Callable[[Pixels], Tensor]
+
 T = TypeVar("T")
 
 log = logging.getLogger("acclimate")
 
 
 def features(
-    network: Callable[[], nn.Module],
+    network: Callable[[], nn.Module | OfPixels],
     domain: Domain,
     content: Content,
     *,
@@ -60,12 +63,13 @@ def features(
 
     Args:
         network: Makes the network, from images (B, C, H, W) to an array a sample (B, ...). It is called only if there
-            is something to compute. What it returns is put on `device` in evaluation mode.
+            is something to compute. A module is put on `device` in evaluation mode; any other function is given pixels
+            (B, H, W, C) uint8, and returns the features of each alone.
         domain: Image files or an array of images.
         content: What the network is and how it is to be run.
         device: Where the network runs.
-        batch_size: Images a forward pass; None is 8 on a CPU and 64 elsewhere. It may change the result's last bits,
-            but what else is in a batch may not: each has this size, if need be with empty images.
+        batch_size: Images a forward pass; None is 8 on a CPU and 64 elsewhere. It may change the last bits of what a
+            module computes, but what else is in a batch may not: each has this size, if need be with empty images.
         broken: Notes the images that cannot be read, which have no features then. None refuses them.
         track: Reports the progress, in batches.
 
@@ -178,7 +182,7 @@ def _array_for(n: int, block: Array, domain: Domain) -> Array:
 
 
 def _blocks(
-    network: Callable[[], nn.Module],
+    network: Callable[[], nn.Module | OfPixels],
     images: ImageInputs,
     positions: Indices,
     content: Content,
@@ -193,22 +197,36 @@ def _blocks(
     """
     if not len(positions):
         return
-    encode = network().to(device).eval()
+    encode = network()
+    if isinstance(encode, nn.Module):
+        encode.to(device).eval()
 
     def block(part: Indices) -> tuple[Indices, Array]:
-        x = images.batch(part, None)
+        pixels = images.pixels(part, None)
         readable = broken.without(part) if broken is not None else part
-        # A batch always has the same size, because for another one a layer may add its products in another order.
-        x = torch.cat([x, x.new_zeros(batch_size - len(x), *x.shape[1:])])
-        x = x.to(device, memory_format=torch.channels_last)  # a third less time for convolutions on a CPU
-        with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=content.bf16):
-            f = torch.stack([encode(in_view(x, view)).float() for view in content.views], dim=1)  # (B, V, ...)
-        return readable, _on_disk(f[: len(readable)].cpu().contiguous(), content.precision)
+        if not len(readable):
+            return readable, np.empty(0)
+        if isinstance(encode, nn.Module):
+            f = _by_module(encode, content, pixels, device, batch_size)
+        else:
+            f = torch.stack([encode(pixels_in_view(pixels, view)) for view in content.views], dim=1)  # (B, V, ...)
+        return readable, _on_disk(f.contiguous(), content.precision)
 
     parts = [positions[start : start + batch_size] for start in range(0, len(positions), batch_size)]
     for readable, rows in track(_in_threads(block, parts), "Computing features", len(parts)):
         if len(readable):
             yield readable, rows
+
+
+def _by_module(encode: nn.Module, content: Content, pixels: Pixels, device: torch.device, batch_size: int) -> Tensor:
+    """What a module makes of pixels (B, H, W, C), in all views: (B, V, ...), on the CPU."""
+    x = content.preprocess.normalised(pixels)
+    # A batch always has the same size, because for another one a layer may add its products in another order.
+    x = torch.cat([x, x.new_zeros(batch_size - len(x), *x.shape[1:])])
+    x = x.to(device, memory_format=torch.channels_last)  # a third less time for convolutions on a CPU
+    with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=content.bf16):
+        f = torch.stack([encode(in_view(x, view)).float() for view in content.views], dim=1)
+    return f[: len(pixels)].cpu()
 
 
 def as_cached(f: Tensor, precision: Precision) -> Tensor:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from acclimate.choices import Extractor
 from acclimate.errors import AcclimateError
 from acclimate.methods import registry
 from acclimate.settings import Declared
@@ -47,6 +48,14 @@ BackboneAgain = Annotated[
     str | None,
     typer.Option(
         "--backbone", help="The backbone that it was trained with, where that is a file's: path/to/file.py:function."
+    ),
+]
+
+ExtractorAgain = Annotated[
+    Extractor | None,
+    typer.Option(
+        "--extractor",
+        help="What computes the features of a frozen backbone on a CPU; what did for the run if nothing is named.",
     ),
 ]
 

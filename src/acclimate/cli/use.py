@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from acclimate.choices import PredictionFormat
-from acclimate.cli.command import BackboneAgain, Debug, Device, Json, MethodAgain, Quiet, RunFolder, run_command
+from acclimate.cli.command import (
+    BackboneAgain,
+    Debug,
+    Device,
+    ExtractorAgain,
+    Json,
+    MethodAgain,
+    Quiet,
+    RunFolder,
+    run_command,
+)
 from acclimate.errors import OptionError
 from acclimate.settings import DATA_FORMS
 
@@ -50,6 +60,7 @@ def predict(
     method: MethodAgain = None,
     backbone: BackboneAgain = None,
     device: Device = "auto",
+    extractor: ExtractorAgain = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -79,6 +90,7 @@ def predict(
             device=device,
             method=method,
             backbone=backbone,
+            extractor=extractor,
         )
         if to not in (None, STDOUT):
             screen.say(f"{result['items']:,} predictions are in {to}.")
@@ -108,6 +120,7 @@ def evaluate(
     method: MethodAgain = None,
     backbone: BackboneAgain = None,
     device: Device = "auto",
+    extractor: ExtractorAgain = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -133,7 +146,14 @@ def evaluate(
         from acclimate.schema import as_json
 
         name, scores = use.evaluate_images(
-            run, given[0], screen, device=device, allow_mismatch=allow_class_mismatch, method=method, backbone=backbone
+            run,
+            given[0],
+            screen,
+            device=device,
+            allow_mismatch=allow_class_mismatch,
+            method=method,
+            backbone=backbone,
+            extractor=extractor,
         )
         show_scores(screen, {name: scores})
         screen.show_json(as_json(scores.record()))

@@ -163,7 +163,15 @@ class InHandInputs:
         Raises:
             DataError: One of them is no image or cannot be read.
         """
-        return self.preprocess.normalised(np.stack([*self._pool.map(self._view, index.tolist())]))
+        return self.preprocess.normalised(self.pixels(index))
+
+    def pixels(self, index: Indices) -> Pixels:
+        """The images at `index` before they are normalised, (B, size, size, C) uint8.
+
+        Raises:
+            DataError: One of them is no image or cannot be read.
+        """
+        return np.stack([*self._pool.map(self._view, index.tolist())])
 
     def _view(self, position: int) -> Pixels:
         name = f"Image {position + 1:,} of {len(self):,}"
@@ -174,23 +182,23 @@ class InHandInputs:
 
 
 class MappedInputs:
-    """What a function makes of other inputs, batch by batch.
+    """What a function makes of images in hand, batch by batch.
 
     Args:
-        function: From a batch (B, ...) to a batch (B, ...).
-        inputs: N samples.
+        function: From pixels (B, size, size, C) uint8 to a batch (B, ...).
+        images: N images.
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor], inputs: Inputs) -> None:
+    def __init__(self, function: Callable[[Pixels], Tensor], images: InHandInputs) -> None:
         self.function = function
-        self.inputs = inputs
+        self.images = images
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.images)
 
     def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
-        """What the function makes of the inputs at `index`, (B, ...)."""
-        return self.function(self.inputs.batch(index, rng))
+        """What the function makes of the images at `index`, (B, ...)."""
+        return self.function(self.images.pixels(index))
 
 
 MEMORY = 2**30  # bytes of resized images that are kept
@@ -274,6 +282,10 @@ class ImageInputs:
         Raises:
             BrokenImageError: A file cannot be read as an image, and nobody notes such.
         """
+        return self.preprocess.normalised(self.pixels(index, rng))
+
+    def pixels(self, index: Indices, rng: np.random.Generator | None) -> Pixels:
+        """The same before they are normalised, (B, size, size, C) uint8."""
         # A generator a sample, made before any thread runs: the views do not depend on which finishes first.
         children: Sequence[np.random.Generator | None] = [None] * len(index)
         if rng is not None and self.augment != "none":
@@ -282,7 +294,7 @@ class ImageInputs:
         found = self._pool.map(view, self._positions[index].tolist(), children)
         views = [pixels for pixels in found if pixels is not None]
         size, channels = self.preprocess.size, self.preprocess.channels
-        return self.preprocess.normalised(np.stack(views) if views else np.empty((0, size, size, channels), np.uint8))
+        return np.stack(views) if views else np.empty((0, size, size, channels), np.uint8)
 
     def _view(self, position: int, rng: np.random.Generator | None, again: bool) -> Pixels | None:
         """A view of an image; None if it is noted as broken."""

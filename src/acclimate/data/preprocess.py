@@ -132,6 +132,11 @@ def in_view(x: Tensor, view: View) -> Tensor:
     return x.flip(-1) if view == "flip" else x
 
 
+def pixels_in_view(pixels: Pixels, view: View) -> Pixels:
+    """The same of pixels (B, H, W, C)."""
+    return np.ascontiguousarray(pixels[:, :, ::-1]) if view == "flip" else pixels
+
+
 def _central_box(width: int, height: int) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of the image's middle, which is all of it unless one side is extremely long."""
     longest = WIDEST * min(width, height)

@@ -106,8 +106,9 @@ class Council:
         if ready.model.method.net.pretrained or ready.model.method.net.level == "vector":
             return None
         member = self.present[most_agreeing(votes)]
-        again = {"method": member.settings.method, "backbone": member.settings.backbone}
-        return looks(Model.load(self.out / member.folder, ready.model.device, **again).method)
+        of = member.settings
+        model = Model.load(self.out / member.folder, ready.model.device, method=of.method, backbone=of.backbone)
+        return looks(model.method)
 
     @property
     def _source_only(self) -> Member | None:

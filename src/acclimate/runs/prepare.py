@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from acclimate.choices import Augment, KeepImages, Tune, View
+from acclimate.choices import Augment, Extractor, KeepImages, Tune, View
 from acclimate.data.batches import Pair
 from acclimate.data.broken import BrokenImages
 from acclimate.data.domain import LabelledDomain
@@ -21,6 +21,7 @@ from acclimate.machine import fast_bf16, seed_random_numbers
 from acclimate.methods import registry
 from acclimate.methods.registry import CONSENSUS, Found
 from acclimate.model import Model, ModelSpec
+from acclimate.networks import engine
 from acclimate.networks.backbone import Backbone
 from acclimate.networks.backbones import load_backbone
 from acclimate.parallel import world
@@ -165,6 +166,7 @@ def resolve(
         preprocess=_preprocess(settings, backbone),
         bf16=bf16 and backbone is not None,
         cache_precision=settings.cache_precision,
+        extractor=_extractor(settings, tune, task, backbone, device),
         origin=method.origin,
         backbone_origin=backbone.origin if backbone is not None else None,
     )
@@ -177,6 +179,20 @@ def _preprocess(settings: Settings, backbone: Backbone | None) -> Preprocess | N
             raise OptionError("Feature vectors are not resized: leave out --resize, or give images.")
         return None
     return backbone.preprocess if settings.resize == "auto" else replace(backbone.preprocess, aspect=settings.resize)
+
+
+def _extractor(
+    settings: Settings, tune: Tune, task: Task, backbone: Backbone | None, device: torch.device
+) -> Extractor:
+    """What computes features. It depends on no cache, so that the same command ends with the same bits."""
+    if settings.extractor == "torch" or backbone is None or tune == "all":
+        return "torch"
+    if settings.extractor == "openvino":
+        engine.check(device)
+        return "openvino"
+    images = sum(len(broken.domain) for broken in task.broken.values())
+    pays = device.type == "cpu" and engine.version() is not None and images >= engine.PAYS
+    return "openvino" if pays else "torch"
 
 
 def _augment(settings: Settings, tune: Tune, backbone: Backbone | None) -> Augment:

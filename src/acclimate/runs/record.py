@@ -16,7 +16,7 @@ from acclimate.errors import DataError
 from acclimate.evaluation.scores import Changes, DomainErrors, Probabilities, ScoresRecord, changes
 from acclimate.files import write_json
 from acclimate.methods.registry import BASELINE
-from acclimate.model import ModelSpec
+from acclimate.model import Model, ModelSpec
 from acclimate.parallel import world
 from acclimate.runs.files import MAKE_AGAIN, MetricsLog, read_predictions, read_skipped
 from acclimate.schema import Count, Entry, Fraction, Positive
@@ -350,8 +350,10 @@ def data_of(task: Task, held_out: int = 0) -> Data:
     )
 
 
-def environment(device: torch.device) -> Environment:
+def environment(model: Model) -> Environment:
     """The machine and the versions that a run is made with."""
+    device = model.device
+    engines = ("openvino",) if model.spec.extractor == "openvino" else ()
     return Environment(
         python=platform.python_version(),
         platform=platform.platform(),
@@ -360,7 +362,7 @@ def environment(device: torch.device) -> Environment:
         processes=world().size,
         libraries={
             "torch": torch.__version__,  # with the build, such as +cu130, which the package's metadata may lack
-            **{package: version(package) for package in ("timm", "numpy", "pillow", "scikit-learn")},
+            **{package: version(package) for package in ("timm", "numpy", "pillow", "scikit-learn", *engines)},
         },
     )
 

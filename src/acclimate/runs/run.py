@@ -140,7 +140,7 @@ def run(
         settings=settings.as_dict(),
         model=ready.model.spec,
         data=data_of(ready.task, len(ready.held.source) if ready.held is not None else 0),
-        environment=environment(ready.model.device),
+        environment=environment(ready.model),
         steps=settings.recipe.steps,
         resumed_at=checkpoint.step if checkpoint else None,
         terms=terms_summary(log),

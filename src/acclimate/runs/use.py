@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from acclimate.choices import PredictionFormat
+from acclimate.choices import Extractor, PredictionFormat
 from acclimate.data.broken import MOST_BROKEN, BrokenImages
 from acclimate.data.domain import Domain
 from acclimate.data.read import read_sealed, read_targets
@@ -38,6 +38,7 @@ def load(
     *,
     method: str | type[Method] | None = None,
     backbone: BackboneSource | None = None,
+    extractor: Extractor | None = None,
 ) -> Model:
     """The model of a finished run.
 
@@ -47,12 +48,14 @@ def load(
         method: The method that it was trained with, where that is in a file of its user: no file's code is run unless
             it is given again.
         backbone: The backbone that it was trained with, likewise.
+        extractor: What computes the features of a frozen backbone on a CPU, "torch" or "openvino"; None for what did
+            when it was trained. Features differ by rounding.
 
     Raises:
         DataError: The folder holds no model, or a damaged one.
         OptionError: The device does not exist, or the method or the backbone has to be given again.
     """
-    return Model.load(Path(run), pick_device(device), method=method, backbone=backbone)
+    return Model.load(Path(run), pick_device(device), method=method, backbone=backbone, extractor=extractor)
 
 
 def predict_images(
@@ -68,6 +71,7 @@ def predict_images(
     device: str = "auto",
     method: str | None = None,
     backbone: str | None = None,
+    extractor: Extractor | None = None,
 ) -> dict[str, Any]:
     """Classify images with the model of a run, and write what it says of them as it comes.
 
@@ -85,6 +89,7 @@ def predict_images(
         device: Where the model runs.
         method: The method again, as for `Model.load`.
         backbone: The backbone again, as for `Model.load`.
+        extractor: What computes the features, as for `load`.
 
     Returns:
         How many items there were, the names and reasons of those that cannot be read, how many items fell to each
@@ -96,7 +101,7 @@ def predict_images(
     """
     if out is not None and out != STDOUT:
         _check_table(Path(out), run, data)
-    model = load(run, device, method=method, backbone=backbone)
+    model = load(run, device, method=method, backbone=backbone, extractor=extractor)
     _pass_on_warning(run, screen)
     found = read_targets(data)
     model.check(found)
@@ -183,6 +188,7 @@ def evaluate_images(
     allow_mismatch: bool = False,
     method: str | None = None,
     backbone: str | None = None,
+    extractor: Extractor | None = None,
 ) -> tuple[str, Scores]:
     """Measure the model of a run on labelled images.
 
@@ -194,6 +200,7 @@ def evaluate_images(
         allow_mismatch: Score the classes that the model and the data share.
         method: The method again, as for `Model.load`.
         backbone: The backbone again, as for `Model.load`.
+        extractor: What computes the features, as for `load`.
 
     Returns:
         The method's name as it is shown, and its scores.
@@ -202,7 +209,7 @@ def evaluate_images(
         DataError: There is no model, or the images cannot be used, or have no labels.
         OptionError: The method or the backbone has to be given again.
     """
-    model = load(run, device, method=method, backbone=backbone)
+    model = load(run, device, method=method, backbone=backbone, extractor=extractor)
     domain, sealed = read_sealed(data)
     answers = read_answers(sealed, domain, model.spec.classes, allow_mismatch=allow_mismatch)
     if answers is None:
