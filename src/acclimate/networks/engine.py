@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from acclimate.data.decode import Pixels
 from acclimate.data.preprocess import Preprocess
@@ -250,6 +249,7 @@ def converted(network: nn.Module, preprocess: Preprocess) -> openvino.Model:
     imported()
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.fx_decoder import TorchFXPythonDecoder
+    from torch.fx.experimental.proxy_tensor import make_fx  # which takes a second to import
 
     side = preprocess.size
     pixels = torch.zeros(1, side, side, preprocess.channels, dtype=torch.uint8)
