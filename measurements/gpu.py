@@ -40,7 +40,8 @@ from torch import Tensor, nn
 
 from acclimate import testing, training
 from acclimate.data.batches import Pair
-from acclimate.data.inputs import MappedInputs
+from acclimate.data.domain import Indices
+from acclimate.data.inputs import Inputs
 from acclimate.data.read import read_target
 from acclimate.errors import AcclimateError
 from acclimate.evaluation.predict import predict
@@ -225,13 +226,23 @@ def _tuned(name: str, setup: Setup, *, bf16: bool) -> Method:
 def _data(name: str, setup: Setup) -> Pair:
     """Images as a run has them: prepared ahead, channels last."""
     data = make_data(setup.plan(), registry.load(name).needs)
-    data.source, data.target = (MappedInputs(_laid_out, inputs) for inputs in (data.source, data.target))
+    data.source, data.target = (LaidOut(inputs) for inputs in (data.source, data.target))
     data.device, data.prefetch = setup.device, 2
     return data
 
 
-def _laid_out(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
+class LaidOut:
+    """Inputs whose batches have their channels last, as decoded images have."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self.inputs = inputs
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batch(self, index: Indices, rng: np.random.Generator | None) -> Tensor:
+        """The batch at `index`, (B, C, size, size)."""
+        return self.inputs.batch(index, rng).contiguous(memory_format=torch.channels_last)
 
 
 def _measured(sides: Mapping[str, Side], setup: Setup) -> dict[str, list[float]]:
