@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import logging
 import threading
@@ -405,9 +406,10 @@ class Model:
         if self.frozen is not None:
             tensors |= {f"frozen/{name}": tensor for name, tensor in self.frozen.state_dict().items()}
         versions = {"acclimate": acclimate.__version__, "torch": torch.__version__}
-        write_json(folder / "model.json", {**asdict(self.spec), "versions": versions})
         with replacing(folder / "model.safetensors") as temporary:
             save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+            digest = sha256(temporary)
+        write_json(folder / "model.json", {**asdict(self.spec), "versions": versions, "sha256": digest})
 
     @classmethod
     @random_state_kept(torch.device("cpu"))  # the weights are drawn before they are read
@@ -468,6 +470,7 @@ class Model:
                         {k.removeprefix(name): tensor for k, tensor in tensors.items() if k.startswith(name)}
                     )
             model.method.to(device)  # tensors whose shapes only the file knows were not there to be moved before
+        check_weights(folder)
         model.method.eval()  # so that no thread that predicts has to change the mode, and have it changed back
         return model
 
@@ -484,6 +487,28 @@ def _some_pixels(domain: Domain, preprocess: Preprocess) -> Pixels:
     if not views:
         return rng.integers(0, 256, (1, preprocess.size, preprocess.size, preprocess.channels), dtype=np.uint8)
     return np.stack(views)
+
+
+def check_weights(folder: Path) -> None:
+    """Refuse weights that are not those that were saved together with model.json.
+
+    Raises:
+        DataError: They are not, or there is no model.
+    """
+    with _readable(folder):
+        expected = json.loads((folder / "model.json").read_text(encoding="utf-8")).get("sha256")
+        found = sha256(folder / "model.safetensors")
+    if expected is not None and expected != found:
+        raise DataError(
+            f"{folder / 'model.safetensors'} is not the file that was saved with model.json: its SHA-256 differs; "
+            "copy both again, or train the model again."
+        )
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _batch_size(images: object) -> int:
