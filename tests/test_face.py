@@ -23,7 +23,7 @@ AcclimateError AdaptiveClassifier ArrayInputs Backbone Checkpoint DataError Data
 DivergedError Fitted Inputs Labelled Method Model MovingCentroids Network Objective OptionError Pair Preprocess Recipe
 RunRecord RunsFailedError Settings Stage Step Unlabelled class_balance_loss class_means domain_loss entropy
 evaluation_mode fit gaussian_kernels load load_backbone make_validator_scorer mmd over_all reverse semantic_loss
-squared_distances train validators
+squared_distances train validators watch
 """.split()  # noqa: SIM905
 
 

@@ -33,6 +33,7 @@ _NAMES = {
     "runs.fit": ("fit",),
     "runs.record": ("RunRecord",),
     "runs.use": ("load",),
+    "runs.watch": ("watch",),
     "settings": ("Recipe", "Settings"),
     "training": ("Checkpoint", "Step", "train"),
     "trust": ("validators",),
@@ -79,6 +80,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from acclimate.runs.fit import fit as fit
     from acclimate.runs.record import RunRecord as RunRecord
     from acclimate.runs.use import load as load
+    from acclimate.runs.watch import watch as watch
     from acclimate.settings import Recipe as Recipe
     from acclimate.settings import Settings as Settings
     from acclimate.training import Checkpoint as Checkpoint

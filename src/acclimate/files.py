@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from acclimate.errors import DataError
+
 TOKEN_BYTES = 8  # of randomness in the name of a file that is being written
 
 PATIENCE = 3.0  # seconds of waiting for a lock before it is mentioned
@@ -135,6 +137,22 @@ def read_regular(path: str | Path, most: int = MOST_TEXT) -> bytes:
     return content
 
 
+def check_output(path: Path, usual: str) -> None:
+    """Refuse, before anything is computed, a file to write that is a folder or whose folder is not there.
+
+    Args:
+        path: The file, as --out names it.
+        usual: What such a file might be called.
+
+    Raises:
+        DataError: It is.
+    """
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: name a file with --out, such as {path / usual}.")
+    if not path.parent.is_dir():
+        raise DataError(f"The folder {path.parent} does not exist: make it, or name another file with --out.")
+
+
 def leftovers(path: Path) -> list[Path]:
     """What killed processes have left of `path` while it was being replaced, sorted."""
     return sorted(path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 2 * TOKEN_BYTES}.tmp"))
@@ -146,11 +164,15 @@ def write_json(path: Path, value: object) -> None:
     Raises:
         ValueError: `value` holds NaN or an infinity, which JSON does not have.
     """
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-    text = re.sub(r"\[\n([-+.\deE,\s]+)\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text)
     # A file name that is not UTF-8 holds lone surrogates, for which \udcxx is the right escape in JSON too.
     with replacing_text(path, errors="backslashreplace") as file:
-        file.write(text + "\n")
+        file.write(as_json_text(value))
+
+
+def as_json_text(value: object) -> str:
+    """The text that `write_json` writes."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    return re.sub(r"\[\n([-+.\deE,\s]+)\]", lambda numbers: f"[{' '.join(numbers[1].split())}]", text) + "\n"
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:

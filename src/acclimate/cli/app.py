@@ -14,6 +14,7 @@ from acclimate.cli.fit import demo, fit
 from acclimate.cli.label import label
 from acclimate.cli.lookup import backbones, data_app, list_methods
 from acclimate.cli.use import evaluate, export, predict, report
+from acclimate.cli.watch import watch
 
 app = typer.Typer(
     name="acclimate",
@@ -49,6 +50,7 @@ app.command(rich_help_panel="Use")(evaluate)
 app.command(rich_help_panel="Use")(label)
 app.command(rich_help_panel="Use")(export)
 app.command(rich_help_panel="Use")(report)
+app.command(rich_help_panel="Use")(watch)
 app.command("methods", rich_help_panel="Look up")(list_methods)
 app.command(rich_help_panel="Look up")(backbones)
 app.add_typer(data_app, name="data", rich_help_panel="Look up")

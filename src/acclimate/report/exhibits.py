@@ -215,7 +215,7 @@ def _by_class(run: Run, order: Indices) -> Indices:
 def _card(run: Run, data: Data, i: int) -> Section:
     """An image, and what is known of it."""
     card = _facts(run, data, i)
-    card["image"] = jpeg(_square(data.target, i, TILE))
+    card["image"] = jpeg(square(data.target, i, TILE))
     return card
 
 
@@ -274,7 +274,7 @@ def _spread(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return spread
 
 
-def _square(domain: Domain, i: int, side: int) -> Image.Image:
+def square(domain: Domain, i: int, side: int) -> Image.Image:
     """The middle of an image, as a square of this side."""
     image = picture(domain, i, at_least=side)
     few = min(image.size) < side / 2  # pixels that are meant to be seen
@@ -300,7 +300,7 @@ def _sheet(domains: Sequence[Domain], track: Track) -> str:
     sheet = Image.new("RGB", (DOT * COLUMNS, DOT * math.ceil(len(items) / COLUMNS)), "white")
     for place, (domain, i) in enumerate(track(items, "Small images", len(items))):
         row, column = divmod(place, COLUMNS)
-        sheet.paste(_square(domain, i, DOT), (DOT * column, DOT * row))
+        sheet.paste(square(domain, i, DOT), (DOT * column, DOT * row))
     return jpeg(sheet)
 
 

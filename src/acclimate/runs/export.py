@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import warnings
@@ -23,8 +22,8 @@ from acclimate.cache.features import as_cached
 from acclimate.data.decode import pictured_in_hand
 from acclimate.data.read import read_target
 from acclimate.errors import AcclimateError, DataError, OptionError
-from acclimate.files import replacing, write_whole
-from acclimate.model import Model
+from acclimate.files import check_output, replacing, write_whole
+from acclimate.model import Model, sha256
 from acclimate.runs.frozen import place
 from acclimate.runs.record import read_record
 from acclimate.runs.use import load
@@ -163,8 +162,7 @@ def _check_file(out: Path, with_script: bool) -> None:
     """Refuse what cannot be written, before computing anything."""
     if out.suffix not in (".onnx", ".pt2"):
         raise OptionError(f"{out} ends neither in .onnx nor in .pt2: name a file that does with --out.")
-    if not out.parent.is_dir():
-        raise DataError(f"The folder {out.parent} does not exist: make it, or name another file with --out.")
+    check_output(out, "model.onnx")
     if out.suffix == ".onnx":
         try:
             import onnx  # noqa: F401
@@ -212,15 +210,13 @@ def _example(model: Model) -> Tensor:
 
 def _metadata(run: Path, model: Model) -> dict[str, str]:
     recipe = model.spec.preprocess
-    with (run / "model.safetensors").open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
     return {
         "schema": SCHEMA,
         "acclimate": acclimate.__version__,
         "method": model.spec.method,
         "classes": json.dumps(model.spec.classes),
         "preprocess": json.dumps(None if recipe is None else asdict(recipe)),
-        "sha256 of model.safetensors": weights,
+        "sha256 of model.safetensors": sha256(run / "model.safetensors"),
     }
 
 

@@ -33,6 +33,7 @@ RUN_FILES = {
     "metrics.jsonl": "the training's terms, step by step",
     "model.safetensors": "the model's weights",
     "model.json": "what the weights need for predicting",
+    "reference.safetensors": "a sample of the target, for acclimate watch",
 }
 
 

@@ -71,7 +71,9 @@ def fit(
         made = run(alone, task, baseline, screen, command=command, anew=overwrite, delete=earlier)
         _completed(alone, made, task, baseline, None)
         overwrite, earlier = False, ()
-    record = make(settings, task, out, screen, command=command, jobs=jobs, anew=overwrite, delete=earlier)
+    record = make(
+        settings, task, out, screen, command=command, jobs=jobs, anew=overwrite, delete=earlier, watchable=True
+    )
     if baseline is not None and not (baseline / "record.json").exists():
         baseline = None  # it diverged, as a member may
     return _completed(settings, record, task, out, baseline)
@@ -103,10 +105,13 @@ def make(
     jobs: int = 1,
     anew: bool = False,
     delete: Sequence[Path] = (),
+    watchable: bool = False,
 ) -> RunRecord:
     """Make the run of a method; a consensus makes those of its members first. For the arguments see `run` and `fit`."""
     teacher = Council(settings, task, out, screen, command, jobs) if settings.method == CONSENSUS else None
-    return run(settings, task, out, screen, command=command, anew=anew, delete=delete, teacher=teacher)
+    return run(
+        settings, task, out, screen, command=command, anew=anew, delete=delete, teacher=teacher, watchable=watchable
+    )
 
 
 def _completed(settings: Settings, record: RunRecord, task: Task, out: Path, baseline: Path | None) -> RunRecord:

@@ -35,6 +35,7 @@ from acclimate.runs.files import (
 from acclimate.runs.masks import pack_masks
 from acclimate.runs.prepare import Prepared, prepare
 from acclimate.runs.record import RunRecord, Seconds, Trust, data_of, environment, terms_summary, write_record
+from acclimate.runs.reference import write_reference
 from acclimate.runs.task import Task, identity
 from acclimate.runs.trackers import Tracker, tracking
 from acclimate.settings import Settings, comparable
@@ -77,6 +78,7 @@ def run(
     anew: bool = False,
     delete: Sequence[Path] = (),
     teacher: Teacher | None = None,
+    watchable: bool = False,
 ) -> RunRecord:
     """Train one method and write its run directory; go on where an interrupted run stopped.
 
@@ -91,6 +93,7 @@ def run(
         anew: Begin at the start, whatever lies in `out`.
         delete: Folders whose runs are deleted when all is ready for training.
         teacher: The members of a consensus, which teach it and tell how far to trust it; None for other methods.
+        watchable: Keep a sample of the target, so that new images can be compared with it.
 
     Returns:
         The record, as in record.json.
@@ -128,7 +131,7 @@ def run(
         with world().together(device):
             log = _train(settings, ready, folder, checkpoint, screen)
     watch.lap("training")
-    results = _write_results(ready, teacher, out, screen)
+    results = _write_results(ready, teacher, out, screen, settings.seed if watchable else None)
     errors = domain_errors(
         ready.model.method, ready.pair.source, ready.target, device=ready.model.device, track=screen.track
     )
@@ -244,11 +247,15 @@ class _Results(NamedTuple):
     scores: Scores | None
 
 
-def _write_results(ready: Prepared, teacher: Teacher | None, out: Path, screen: Listener) -> _Results:
-    """Write the model and the predictions."""
+def _write_results(
+    ready: Prepared, teacher: Teacher | None, out: Path, screen: Listener, reference_seed: int | None
+) -> _Results:
+    """Write the model, the predictions, and where there is a seed for it the sample of the target."""
     model, task, classes = ready.model, ready.task, ready.task.source.classes
     model.save(out)
     p = predict(model.method, ready.target, device=model.device, track=screen.track)
+    if reference_seed is not None:
+        write_reference(out, model, ready.target, p, reference_seed)
     judgement = teacher.judge(ready, p) if teacher is not None else Judgement()
     write_predictions(out / "predictions.csv", task.target.names, p, classes, judgement.reliability)
     if ready.held is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -16,18 +16,21 @@ from acclimate.data.read import read_sealed, read_targets
 from acclimate.errors import DataError
 from acclimate.evaluation.answers import read_answers
 from acclimate.evaluation.scores import Probabilities, Scores, score
+from acclimate.files import check_output
 from acclimate.machine import pick_device
 from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.model import Model
 from acclimate.networks.backbones import BackboneSource
-from acclimate.progress import NOBODY, Listener, silent
+from acclimate.progress import NOBODY, Listener, Track, silent
 from acclimate.runs.files import RUN_FILES
 from acclimate.runs.output import STDOUT, UNSURE, Links, table
 from acclimate.runs.record import read_record
 from acclimate.runs.summary import caution
 
 AT_ONCE = 4096  # images that are predicted at a time
+
+Result = TypeVar("Result")
 
 MOST_WARNINGS = 10  # of images that cannot be read, one by one
 
@@ -113,7 +116,7 @@ def predict_images(
         write = None
         if out is not None:
             write = outputs.enter_context(table(out, form or _form_of(out), classes, top))
-        for part, p in _parts(model, found, skipped, screen):
+        for part, p in in_parts(found, lambda *of: model.predict(*of).probabilities, skipped, screen):
             counts += np.bincount(p.argmax(1), minlength=len(classes))
             if write is not None:
                 write(part.names, p)
@@ -135,24 +138,36 @@ def _form_of(out: str) -> PredictionFormat:
     return "jsonl" if out.lower().endswith(".jsonl") else "csv"
 
 
-def _parts(
-    model: Model, found: Domain, skipped: list[tuple[str, str]], screen: Listener
-) -> Iterator[tuple[Domain, Probabilities]]:
-    """The images of a domain that can be read, `AT_ONCE` at a time, with their probabilities (n, K).
+def in_parts(
+    found: Domain,
+    work: Callable[[Domain, Track, BrokenImages], Result],
+    skipped: list[tuple[str, str]],
+    screen: Listener,
+    description: str = "Predicting",
+) -> Iterator[tuple[Domain, Result]]:
+    """Work through the images of a domain, `AT_ONCE` at a time.
 
-    The names of the others and the reasons are added to `skipped`.
+    Args:
+        found: The domain.
+        work: What to do with a part of it; it notes the images that it cannot read.
+        skipped: Their names and the reasons are added to it.
+        screen: Where progress and warnings are shown.
+        description: What is being done.
+
+    Yields:
+        The images of each part that can be read, and what was made of them.
 
     Raises:
         DataError: More than `MOST_BROKEN` of all cannot be read.
     """
     starts = range(0, len(found), AT_ONCE)
-    with screen.progress("Predicting", len(found)) if len(starts) > 1 else nullcontext() as meter:
+    with screen.progress(description, len(found)) if len(starts) > 1 else nullcontext() as meter:
         for start in starts:
             part = found.select(np.arange(start, min(start + AT_ONCE, len(found))))
             broken = BrokenImages(part, most=1.0)
             track = screen.track if meter is None else silent
             with broken.found(track):
-                p = model.predict(part, track, broken).probabilities
+                result = work(part, track, broken)
             _tell_of(broken.skipped, len(skipped), screen)
             skipped += broken.skipped
             if len(skipped) > MOST_BROKEN * len(found):
@@ -161,7 +176,7 @@ def _parts(
                     f"{len(skipped):,} of the {len(found):,} images of {found.origin} cannot be read, for example "
                     f"'{name}' ({reason}): replace or remove them."
                 )
-            yield part.select(broken.readable), p
+            yield part.select(broken.readable), result
             if meter is not None:
                 meter.update(start + len(part))
     _tell_of_rest(skipped, screen)
@@ -243,10 +258,7 @@ def _predicted(model: Model, domain: Domain, screen: Listener) -> tuple[Probabil
 
 def _check_table(out: Path, run: Path, data: Sequence[str]) -> None:
     """Refuse an output that cannot be written, or whose writing would destroy something, before computing anything."""
-    if out.is_dir():
-        raise DataError(f"{out} is a folder: name a file with --out, such as {out / 'predictions.csv'}.")
-    if not out.parent.is_dir():
-        raise DataError(f"The folder {out.parent} does not exist: make it, or name another file with --out.")
+    check_output(out, "predictions.csv")
     if out.exists() and any(
         path.exists() and out.samefile(path) for path in (*map(Path, data), *map(run.joinpath, RUN_FILES))
     ):

@@ -149,6 +149,27 @@ def calibrated(p: Floats, theta: Floats) -> Floats:
     return _calibrated(_log(p), theta)
 
 
+def reweighted(p: Floats, pi: Floats, samples: Floats) -> Floats:
+    """The class shares (K, M) of M samples of images, by maximum likelihood as in `mlls`, all at once.
+
+    Of a sample whose mean probabilities are pi, they are pi itself, whether or not the probabilities are calibrated.
+
+    Args:
+        p: (N, K) the probabilities of all images.
+        pi: (K, M) the shares for which they hold, in the view of each sample.
+        samples: (N, M) how often each image is in each sample.
+    """
+    p, pi, m = np.maximum(p, SMALLEST), np.maximum(pi, SMALLEST), samples.sum(0)
+    q = pi
+    for _ in range(300):
+        after = q / pi * (p.T @ (samples / (p @ (q / pi)))) / m
+        done = np.abs(after - q).max() < 1e-4
+        q = after
+        if done:
+            break
+    return q
+
+
 def _checked(p: Floats, y: Classes) -> tuple[Floats, Floats]:
     """Counts of the predictions c = i of the images of y = j (K, K), and of the images of each class (K,)."""
     K = p.shape[1]
