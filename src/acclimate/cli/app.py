@@ -13,6 +13,7 @@ from acclimate.cli.cache import cache_app
 from acclimate.cli.fit import demo, fit
 from acclimate.cli.label import label
 from acclimate.cli.lookup import backbones, data_app, list_methods
+from acclimate.cli.push import push
 from acclimate.cli.use import evaluate, export, predict, report
 from acclimate.cli.watch import watch
 
@@ -51,6 +52,7 @@ app.command(rich_help_panel="Use")(label)
 app.command(rich_help_panel="Use")(export)
 app.command(rich_help_panel="Use")(report)
 app.command(rich_help_panel="Use")(watch)
+app.command(rich_help_panel="Use")(push)
 app.command("methods", rich_help_panel="Look up")(list_methods)
 app.command(rich_help_panel="Look up")(backbones)
 app.add_typer(data_app, name="data", rich_help_panel="Look up")

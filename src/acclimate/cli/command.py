@@ -59,6 +59,11 @@ ExtractorAgain = Annotated[
     ),
 ]
 
+RunOrHub = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", help="The folder that fit wrote with --out, or hf://OWNER/NAME@REVISION on the hub."),
+]
+
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that fit wrote with --out.")]
 
 

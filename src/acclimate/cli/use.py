@@ -16,7 +16,7 @@ from acclimate.cli.command import (
     Json,
     MethodAgain,
     Quiet,
-    RunFolder,
+    RunOrHub,
     run_command,
 )
 from acclimate.errors import OptionError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def predict(
-    run: RunFolder,
+    run: RunOrHub,
     data: Annotated[
         list[str],
         typer.Argument(
@@ -103,7 +103,7 @@ def predict(
 
 
 def evaluate(
-    run: RunFolder,
+    run: RunOrHub,
     data: Annotated[
         list[str] | None,
         typer.Argument(
@@ -162,7 +162,7 @@ def evaluate(
 
 
 def export(
-    run: RunFolder,
+    run: RunOrHub,
     out: Annotated[Path, typer.Option(help="The file to write: .onnx, or .pt2 for PyTorch alone.")],
     with_script: Annotated[
         bool,

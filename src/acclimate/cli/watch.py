@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from acclimate.cli.command import BackboneAgain, Debug, Device, Json, MethodAgain, Quiet, RunFolder, run_command
+from acclimate.cli.command import BackboneAgain, Debug, Device, Json, MethodAgain, Quiet, RunOrHub, run_command
 from acclimate.settings import DATA_FORMS
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def watch(
-    run: RunFolder,
+    run: RunOrHub,
     new: Annotated[
         list[str],
         typer.Argument(

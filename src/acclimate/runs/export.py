@@ -25,6 +25,7 @@ from acclimate.errors import AcclimateError, DataError, OptionError
 from acclimate.files import check_output, replacing, write_whole
 from acclimate.model import Model, sha256
 from acclimate.runs.frozen import place
+from acclimate.runs.hub import located
 from acclimate.runs.record import read_record
 from acclimate.runs.use import load
 
@@ -85,6 +86,7 @@ def export(
             again.
     """
     _check_file(out, with_script)
+    run = located(run)
     model = load(run, "cpu", method=method, backbone=backbone)
     samples, of_target = _samples(run, model)
     own = None

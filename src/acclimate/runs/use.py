@@ -24,6 +24,7 @@ from acclimate.model import Model
 from acclimate.networks.backbones import BackboneSource
 from acclimate.progress import NOBODY, Listener, Track, silent
 from acclimate.runs.files import RUN_FILES
+from acclimate.runs.hub import located
 from acclimate.runs.output import STDOUT, UNSURE, Links, table
 from acclimate.runs.record import read_record
 from acclimate.runs.summary import caution
@@ -46,7 +47,7 @@ def load(
     """The model of a finished run.
 
     Args:
-        run: The run directory.
+        run: The run directory, or `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION` of the Hugging Face Hub.
         device: Where it computes: "cpu", "cuda", or "auto", a GPU if there is one.
         method: The method that it was trained with, where that is in a file of its user: no file's code is run unless
             it is given again.
@@ -58,7 +59,7 @@ def load(
         DataError: The folder holds no model, or a damaged one.
         OptionError: The device does not exist, or the method or the backbone has to be given again.
     """
-    return Model.load(Path(run), pick_device(device), method=method, backbone=backbone, extractor=extractor)
+    return Model.load(located(run), pick_device(device), method=method, backbone=backbone, extractor=extractor)
 
 
 def predict_images(
@@ -102,6 +103,7 @@ def predict_images(
         DataError: There is no model, the images cannot be used, or the file or the links cannot be written.
         OptionError: The method or the backbone has to be given again.
     """
+    run = located(run)
     if out is not None and out != STDOUT:
         _check_table(Path(out), run, data)
     model = load(run, device, method=method, backbone=backbone, extractor=extractor)

@@ -20,6 +20,7 @@ from acclimate.evaluation.predict import predict
 from acclimate.evaluation.scores import Probabilities
 from acclimate.model import Model
 from acclimate.progress import NOBODY, Listener, Track
+from acclimate.runs.hub import located
 from acclimate.runs.record import read_record
 from acclimate.runs.reference import FILE, features, read_reference
 from acclimate.runs.use import in_parts, load
@@ -43,7 +44,7 @@ class Watched:
     """New images beside the target of a run.
 
     Attributes:
-        run: The run directory, as it was named.
+        run: The run directory, as it was named, or a name on the hub.
         classes: K class names.
         source: Where the source was from; None where the run does not tell.
         target: The same of the target.
@@ -180,7 +181,7 @@ def watch(
     """Compare new images with the target that a run was made for.
 
     Args:
-        run: The run directory, which `fit` has written.
+        run: The run directory, which `fit` has written, or a name on the hub as for `load`.
         new: At least 100 images, as for `acclimate predict`: a folder, a list, files, or several of these.
         screen: Where progress and warnings are shown.
         device: Where the model runs.
@@ -192,7 +193,7 @@ def watch(
         DataError: The run keeps no sample of its target, or there are too few images, or they cannot be used.
         OptionError: The method or the backbone has to be given again.
     """
-    named, run = run, Path(run)
+    named, run = run, located(run)
     model = load(run, device, method=method, backbone=backbone)
     reference = read_reference(run, len(model.spec.classes))
     data = tuple(map(str, (new,) if isinstance(new, str | Path) else new))
