@@ -162,14 +162,17 @@ def test_few_broken_images_are_left_out_counted_and_named(tmp_path: Path) -> Non
     result = succeeds(
         "fit", "--source", source, "--target", target, "--out", out, *SMALL_NET, "--method", "source_only", "--quiet"
     )
-    assert result.stderr == "Warning: 4 broken images are left out; skipped.csv in the run directory names them.\n"
+    assert (
+        result.stderr
+        == "Warning: 4 images that cannot be read are left out; skipped.csv in the run directory names them.\n"
+    )
     with (out / "skipped.csv").open(newline="") as file:
         rows = dict(csv.reader(file))
     assert rows == {
         "path": "reason",
         f"{source}: a/truncated.png": "the file is truncated",
         f"{source}: b/zero.png": "the file is empty",
-        f"{source}: b/text.jpg": "it is not a JPEG, PNG, WebP, BMP, TIFF or GIF image",
+        f"{source}: b/text.jpg": "it is not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or HEIC image",
         f"{target}: c/huge.png": "it has 3,600,000,000 pixels, more than 178,956,970",
     }
     record = json.loads((out / "record.json").read_text())

@@ -179,9 +179,9 @@ class TestBrokenFiles:
         (tmp_path / "empty.png").touch()
         assert reason(tmp_path / "empty.png") == "the file is empty"
         (tmp_path / "page.jpg").write_text("<html></html>")
-        assert reason(tmp_path / "page.jpg") == "it is not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
+        assert reason(tmp_path / "page.jpg") == "it is not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or HEIC image"
         (tmp_path / "program.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 2 2\n%%EndComments\n")
-        assert reason(tmp_path / "program.jpg") == "it is not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
+        assert reason(tmp_path / "program.jpg") == "it is not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or HEIC image"
 
     @pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif", "gif", "webp"])
     @pytest.mark.parametrize("share", [0.3, 0.6, 0.9])

@@ -96,7 +96,7 @@ def test_a_first_fit_decodes_each_image_once(
     command = fit(folders, tmp_path / "run", *NETWORKS[tune], "--test", test)
     told = succeeds(*command).stderr
     assert opened == images(*folders, test)
-    assert "2 broken images are left out" in told
+    assert "2 images that cannot be read are left out" in told
     assert ("Computing features" in told) == (tune == "head")
     assert ("Reading images" in told) == (tune == "all")
     assert "Checking" not in told
@@ -166,7 +166,7 @@ def test_a_bench_decodes_each_image_once(folders: tuple[Path, Path], tmp_path: P
     grid = grid_of(tmp_path, target="target")
     result = succeeds("bench", grid, "--out", tmp_path / "bench")
     assert opened == images(*folders)
-    assert result.stderr.count("1 broken images are left out") == 1
+    assert result.stderr.count("1 images that cannot be read are left out") == 1
 
 
 # --- the same results ----------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ from PIL import (  # so that Pillow knows these formats
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from acclimate.data import kinds
+from acclimate.data.apart import decoded_apart
 from acclimate.data.domain import Domain
 from acclimate.data.room import ROOM, WEBP, Room, check_tags, needed, orientation, webp_size
 from acclimate.errors import DataError
@@ -46,7 +48,17 @@ class _Tiff(TiffImageFile):
         super().load_prepare()
 
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # no others: some of Pillow's run programs
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")  # of Pillow's others, some run programs
+
+if kinds.AVIF:
+    from PIL import AvifImagePlugin  # noqa: F401
+
+if kinds.HEIF:
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+
+APART = ("AVIF", "HEIF")
 
 SIXTEEN_BIT = 65_535
 
@@ -94,7 +106,7 @@ def decoded(path: str | os.PathLike[str], at_least: int | None = None) -> Iterat
     time, stays below `room.ROOM` bytes: a thread waits for it, so it may not be within two of these at once.
 
     Args:
-        path: A JPEG, PNG, WebP, BMP, TIFF or GIF file, whatever its name ends in.
+        path: A JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF file, or a HEIC with its plug-in, whatever its name ends in.
         at_least: Where this many pixels a side suffice, a large JPEG is decoded at a fraction of its size, which is
             several times faster. No side gets shorter than this.
 
@@ -226,6 +238,10 @@ def _decode(file: IO[bytes], size: int, at_least: int | None, held: ExitStack) -
         _draft(image, at_least)
     if image.width * image.height > MAX_PIXELS:  # as only a WebP can have by now, one that contradicts itself
         raise ValueError(_too_large(image.width * image.height))
+    if image.format in APART:
+        whole, turn = decoded_apart(content.getvalue(), image.format, count)
+        del image
+        return _to_rgb(whole, turn)
     image.load()
     return _to_rgb(image)
 
@@ -257,16 +273,18 @@ def _too_large(pixels: int) -> str:
 
 
 def _draft(image: ImageFile, at_least: int | None) -> None:
-    if at_least is not None:
+    if at_least is not None and image.format in ("JPEG", "MPO"):  # a HEIC's draft is another picture, its thumbnail
         image.draft(None, (at_least, at_least))
 
 
 def _opened(file: IO[bytes]) -> ImageFile:
     """What `Image.open` makes of a file, without its limit of pixels, which is that of the whole process."""
     file.seek(0)
-    start = file.read(16)
+    start = file.read(64)
     if not start:
         raise ValueError("the file is empty")
+    if start[4:8] == b"ftyp":
+        return _opened_with_plugin(file, start)
     for name in FORMATS:
         make, accepts = Image.OPEN[name]
         if accepts is None or accepts(start) is True:
@@ -279,6 +297,20 @@ def _opened(file: IO[bytes]) -> ImageFile:
     raise UnidentifiedImageError
 
 
+def _opened_with_plugin(file: IO[bytes], start: bytes) -> ImageFile:
+    """The same of a file of the family of HEIC and AVIF, whose first box names its kinds."""
+    brands = start[8 : max(min(int.from_bytes(start[:4]), len(start)), 12)]
+    name, here, advice = "HEIF", kinds.HEIF, kinds.NO_HEIF
+    if b"avif" in brands or b"avis" in brands:
+        name, here, advice = "AVIF", kinds.AVIF, kinds.NO_AVIF
+    elif not any(brand in brands for brand in (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")):
+        raise UnidentifiedImageError  # such as a video
+    if not here:
+        raise ValueError(advice)
+    file.seek(0)
+    return Image.OPEN[name][0](file, "")
+
+
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file"
@@ -289,15 +321,15 @@ def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "the memory does not suffice"
     if isinstance(error, UnidentifiedImageError):
-        return "it is not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
+        return "it is not a JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF or HEIC image"
     if "truncated" in str(error):
         return "the file is truncated"
     return str(error) or type(error).__name__
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """The image in RGB, upright."""
-    turn = TURNS.get(orientation(image))
+def _to_rgb(image: Image.Image, turned: int | None = None) -> Image.Image:
+    """The image in RGB, upright; `turned` is its orientation, if its metadata do not tell."""
+    turn = TURNS.get(orientation(image) if turned is None else turned)
     if image.mode != "RGB" or image.has_transparency_data:
         image = _converted(image)
     return image if turn is None else image.transpose(turn)

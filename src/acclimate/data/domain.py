@@ -42,12 +42,14 @@ class Domain:
         names: One name an item, as found: the path below the folder, the path in the list, or the row's number.
         origin: What the user named, for messages.
         mapped: The `file_identity` of the file that an array is mapped from, and its place there; None if it is not.
+        unread: Names and reasons of files beside the items that look like images and are not read here.
     """
 
     items: Items
     names: tuple[str, ...]
     origin: str
     mapped: bytes | None = None
+    unread: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)

@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from acclimate.data.domain import Domain, LabelledDomain, Labels, labelled
 from acclimate.data.formats.arrays import ARRAY_FORMS, array_domain, check_array, npz_part, read_arrays
-from acclimate.data.formats.folder import folder_labels, images_below, is_image, printable, read_folder
+from acclimate.data.formats.folder import folder_labels, images_below, printable, read_folder
 from acclimate.data.formats.lists import file_domain, read_csv, read_list
+from acclimate.data.kinds import is_image
 from acclimate.data.npz import load_npz
 from acclimate.data.sealed import SealedLabels
 from acclimate.errors import DataError
@@ -69,6 +70,7 @@ def read_targets(specs: Sequence[str]) -> Domain:
         return read_target(specs[0])
     items: list[str] = []
     names: list[str] = []
+    unread: list[tuple[str, str]] = []
     for spec in specs:
         with _reading(spec):
             if spec == STDIN:
@@ -81,8 +83,10 @@ def read_targets(specs: Sequence[str]) -> Domain:
         if not isinstance(domain.items, tuple):
             raise DataError(f"{spec} holds arrays, which are read alone: name nothing else beside it.")
         items += domain.items
+        unread += ((os.path.join(spec, name), reason) for name, reason in domain.unread)  # noqa: PTH118
         names += domain.names if _is_file_of(spec) else map(printable, domain.items)
-    return Domain(tuple(items), tuple(names), " and ".join(specs[:2]) if len(specs) < 3 else "The data")
+    origin = " and ".join(specs[:2]) if len(specs) < 3 else "The data"
+    return Domain(tuple(items), tuple(names), origin, unread=tuple(unread))
 
 
 def _is_file_of(spec: str) -> bool:

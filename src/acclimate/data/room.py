@@ -18,6 +18,8 @@ PER_PIXEL = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16L": 2, "I;16B": 2, "I;16N":
 
 WEBP = 20  # bytes of a pixel: two canvases, libwebp's own copy, one for Python, and the image
 
+PLANES = 18  # bytes of a pixel of an AVIF or HEIC: 10 bits in full colour, turned; 11 and 9 were measured with 8 bits
+
 COEFFICIENT = 2  # bytes of one of a JPEG's
 
 ORIENTATION = 0x0112
@@ -85,6 +87,8 @@ def needed(image: Any, full: tuple[int, int]) -> int:
         return pixels * (own + copy + turned) + _coefficients(image, full)
     if image.format == "GIF":  # a frame, and the screen that it lies on
         return pixels * (2 * own + copy)
+    if image.format in ("AVIF", "HEIF"):
+        return pixels * PLANES
     if image.format == "BMP":  # runs are unpacked into bytes first
         return pixels * (own + copy + 2)
     return pixels * (own + max(copy, RGB))  # a PNG's orientation may come after its pixels

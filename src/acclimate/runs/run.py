@@ -166,7 +166,7 @@ def _prepare(settings: Settings, task: Task, device: torch.device, screen: Liste
     first = not all(broken.known for broken in task.broken.values())
     ready = prepare(settings, task, device, screen.track)
     if first and (count := len(ready.task.skipped)):
-        screen.warn(f"{count} broken images are left out; skipped.csv in the run directory names them.")
+        screen.warn(f"{count} images that cannot be read are left out; skipped.csv in the run directory names them.")
     return ready
 
 

@@ -73,7 +73,7 @@ class Task:
             skipped=tuple(
                 (f"{broken.domain.origin}: {name}", reason)
                 for broken in self.broken.values()
-                for name, reason in broken.skipped
+                for name, reason in (*broken.skipped, *broken.domain.unread)
             ),
         )
 

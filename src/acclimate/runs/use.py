@@ -181,6 +181,8 @@ def in_parts(
             yield part.select(broken.readable), result
             if meter is not None:
                 meter.update(start + len(part))
+    _tell_of(found.unread, len(skipped), screen)
+    skipped += found.unread
     _tell_of_rest(skipped, screen)
 
 

@@ -8,16 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from acclimate.data.domain import Domain, Labels
+from acclimate.data.kinds import IMAGE_SUFFIXES, looks_like_image, unread
 from acclimate.errors import DataError
-
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})  # archives and network disks keep thumbnails in these
 
 
 def read_folder(folder: Path, need_labels: bool) -> tuple[Domain, Labels]:
     """The images below a folder, and the names of the top-level folders they lie in."""
-    found = images_below(folder)
+    left: list[str] = []
+    found = images_below(folder, left)
+    if not found and left:
+        raise DataError(f"{folder} holds no images that can be read, only such as '{left[0]}' ({unread(left[0])}).")
     if not found:
         raise DataError(f"{folder} holds no images: name a folder with {', '.join(IMAGE_SUFFIXES)} files.")
     labels = folder_labels(folder, found)
@@ -25,7 +27,8 @@ def read_folder(folder: Path, need_labels: bool) -> tuple[Domain, Labels]:
         _check_class_folders(folder, found, labels)
     prefix = os.path.join(folder, "")  # noqa: PTH118 (a Path has no separator at its end)
     items = tuple(f"{prefix}{name}" for name in found)
-    return Domain(items, tuple(map(printable, found)), str(folder)), labels
+    reasons = tuple((printable(name), unread(name) or "") for name in left)
+    return Domain(items, tuple(map(printable, found)), str(folder), unread=reasons), labels
 
 
 def folder_labels(folder: Path, found: Sequence[str]) -> Labels:
@@ -70,13 +73,16 @@ def _check_class_folders(folder: Path, found: Sequence[str], labels: Labels) -> 
             raise DataError(f"The class folder {folder / name} holds no image: add images to it or remove it.")
 
 
-def images_below(folder: Path) -> list[str]:
+def images_below(folder: Path, left: list[str] | None = None) -> list[str]:
     """The paths of the images below `folder`, with slashes, sorted by their parts.
+
+    Those that look like images and are not read here are added to `left`.
 
     Each folder is read once, so links may form cycles. Links wait until the rest is read: a folder that a link also
     leads to keeps its own name.
     """
     found: list[str] = []
+    others: list[str] = []
     read: set[tuple[int, int]] = set()
     waiting = [(False, "")]
     while waiting:
@@ -92,18 +98,19 @@ def images_below(folder: Path) -> list[str]:
                 is_link = entry.is_symlink()
                 if entry.is_dir(follow_symlinks=False) or (is_link and Path(entry).is_dir()):
                     heapq.heappush(waiting, (is_link, f"{prefix}{entry.name}/"))
-                elif is_image(entry.name) and (is_link or entry.is_file()):
-                    found.append(prefix + entry.name)
-    return sorted(found, key=lambda name: name.replace("/", "\0"))  # as the lists of their parts: no name has a \0
+                elif looks_like_image(entry.name) and (is_link or entry.is_file()):
+                    (found if unread(entry.name) is None else others).append(prefix + entry.name)
+    if left is not None:
+        left += _sorted(others)
+    return _sorted(found)
+
+
+def _sorted(names: list[str]) -> list[str]:
+    return sorted(names, key=lambda name: name.replace("/", "\0"))  # as the lists of their parts: no name has a \0
 
 
 def _ignored(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM_FOLDERS
-
-
-def is_image(name: str) -> bool:
-    """Whether a file's name ends as an image's does."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def printable(name: str) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from acclimate.data.domain import Domain, Labels
-from acclimate.data.formats.folder import is_image, printable
+from acclimate.data.formats.folder import printable
+from acclimate.data.kinds import is_image
 from acclimate.errors import DataError
 from acclimate.files import read_regular
 
