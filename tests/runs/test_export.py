@@ -234,6 +234,25 @@ def test_an_onnx_file_of_another_program(exported: Path, tmp_path: Path) -> None
         onnx_predict.Reader(tmp_path / "other.onnx")
 
 
+def test_the_script_refuses_what_it_cannot_read_in_a_sentence(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import onnx
+
+    model = onnx.load(exported)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    (tmp_path / "none.onnx").write_bytes(b"none")
+    for name, sentence in {"other": "is not of the schema 1", "none": "none.onnx", "missing": "missing.onnx"}.items():
+        monkeypatch.setattr(sys, "argv", ["onnx_predict.py", str(tmp_path / f"{name}.onnx"), str(tmp_path)])
+        with pytest.raises(SystemExit, match="2"):
+            onnx_predict.main()
+        told = capsys.readouterr().err
+        assert sentence in told
+        assert told.startswith("Error: ")
+        assert len(told.splitlines()) == 1
+
+
 def test_the_features_are_compared_too() -> None:
     p, f = np.eye(3), np.ones((3, 4))
     with pytest.raises(DataError, match="does not give the features of the model"):

@@ -151,13 +151,16 @@ def main() -> None:
     parser.add_argument("model", help="the ONNX file")
     parser.add_argument("data", nargs="+", help="image files or folders of images; vectors in an .npy or .npz")
     arguments = parser.parse_args()
-    reader = Reader(arguments.model)
+    try:
+        reader = Reader(arguments.model)
+    except Exception as error:  # onnxruntime has types of its own
+        parser.exit(2, f"Error: {str(error).splitlines()[0]}\n")
     writer = csv.writer(sys.stdout)
     writer.writerow(["path", "predicted", "confidence", *reader.classes])
     for name, item in found(arguments.data):
         try:
             row = reader([item])[0][0]
-        except OSError as error:
+        except Exception as error:  # on damaged files Pillow raises errors of a dozen types
             print(f"{name} is left out: {error}", file=sys.stderr)  # noqa: T201 (a program of its own)
             continue
         writer.writerow([name, reader.classes[row.argmax()], f"{row.max():.6f}", *(f"{p:.6f}" for p in row)])
