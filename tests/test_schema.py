@@ -157,6 +157,20 @@ def test_no_depth_ends_in_an_error_of_python() -> None:
             schema.decode(content.replace(b'"y": 0', b'"y": ' + b"[" * depth + b"]" * depth), Whole, schema=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a\nb", r"the entry 'a\\nb' is unknown"),
+        ("\x1b[2J", r"the entry '\\x1b\[2J' is unknown"),
+        ("x" * 500, r"the entry 'x{59}\.\.\. is unknown"),
+        ("\udcff", "an entry has a name that is no text"),
+    ],
+)
+def test_a_name_of_an_entry_cannot_break_the_sentence(name: str, told: str) -> None:
+    with pytest.raises(DataError, match=rf"^The file is damaged or was altered \({told}\): write it again\.$"):
+        read({**VALID, name: 1})
+
+
 @pytest.mark.parametrize("raw", [[], "text", 1, None, True])
 def test_what_is_no_object_is_told(raw: object) -> None:
     with pytest.raises(

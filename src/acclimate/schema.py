@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
-from acclimate.errors import DataError
+from acclimate.errors import LONGEST, DataError, brief
 
 T = TypeVar("T")
 
@@ -118,6 +118,8 @@ def convert(raw: object, kind: type[T], at: str = "") -> T:
         return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
         raise damaged(_in_words(str(error), at)) from error
+    except UnicodeEncodeError as error:  # half a character in the name of an entry
+        raise damaged("an entry has a name that is no text") from error
 
 
 def _refused(constant: str) -> float:
@@ -144,14 +146,19 @@ def _strays(raw: Any, read: Any, at: str = "") -> Iterator[str]:
     """What a file holds besides what was read from it, and what was taken for given where the file lacks it."""
     if isinstance(raw, dict):
         entries = _entries(read)
-        yield from (f"the entry {at}{name} is unknown" for name in raw if name not in entries)
+        yield from (f"the entry {at}{_on_one_line(name)} is unknown" for name in raw if name not in entries)
         yield from (f"the entry {at}{name} is missing" for name in entries if name not in raw)
         for name, part in raw.items():
             if name in entries and isinstance(part, dict | list):
-                yield from _strays(part, entries[name], f"{at}{name}.")
+                yield from _strays(part, entries[name], f"{at}{_on_one_line(name)}.")
     elif isinstance(raw, list) and raw and isinstance(raw[0], dict | list):
         for number, (part, of_it) in enumerate(zip(raw, read, strict=True)):
             yield from _strays(part, of_it, f"{at.rstrip('.')}[{number}].")
+
+
+def _on_one_line(name: str) -> str:
+    """The name of an entry as a sentence shows it."""
+    return name if name.isprintable() and len(name) <= LONGEST else brief(name)
 
 
 def _entries(value: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -16,7 +17,8 @@ from acclimate.errors import DataError
 
 # What NumPy and zipfile raise on damaged files: RuntimeError where a member says that it is encrypted, and
 # NotImplementedError where it says that it is packed in a way that nobody has written, MemoryError where its size lies.
-UNLOADABLE = (ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+# TokenError comes from the header of an array, which NumPy reads as Python.
+UNLOADABLE = (ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, tokenize.TokenError)
 MAP_FROM = 2**28  # bytes: a smaller array is loaded, so that whoever writes the file anew does not disturb a run
 NAME_LENGTHS = struct.Struct("<26xHH")  # where a member's own header says how long its name and its extra field are
 

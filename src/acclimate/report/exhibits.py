@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from acclimate.data.broken import BrokenImages
-from acclimate.data.decode import picture
+from acclimate.data.decode import pictured
 from acclimate.data.domain import Domain, Indices
 from acclimate.data.inputs import ImageInputs, Inputs
 from acclimate.errors import AcclimateError
@@ -252,7 +252,8 @@ def _looks(run: Run, data: Data, model: Model, before: Model | None) -> Section 
         return None
     rows = []
     for n, i in enumerate(positions):
-        view = preprocess.plain(preprocess.resized(picture(data.target, i, preprocess.resize)))
+        with pictured(data.target, i, preprocess.resize) as image:
+            view = preprocess.plain(preprocess.resized(image))
         base = Image.fromarray(view[:, :, 0] if view.shape[2] == 1 else view)
         grey = base.convert("L").convert("RGB")
         maps = [
@@ -276,9 +277,9 @@ def _spread(weights: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def square(domain: Domain, i: int, side: int) -> Image.Image:
     """The middle of an image, as a square of this side."""
-    image = picture(domain, i, at_least=side)
-    few = min(image.size) < side / 2  # pixels that are meant to be seen
-    return ImageOps.fit(image, (side, side), Image.Resampling.NEAREST if few else Image.Resampling.LANCZOS)
+    with pictured(domain, i, at_least=side) as image:
+        few = min(image.size) < side / 2  # pixels that are meant to be seen
+        return ImageOps.fit(image, (side, side), Image.Resampling.NEAREST if few else Image.Resampling.LANCZOS)
 
 
 def _sized(image: Image.Image) -> Image.Image:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from acclimate.data.decode import picture
+from acclimate.data.decode import pictured
 from acclimate.data.domain import Domain
 from acclimate.errors import DataError
 from acclimate.evaluation.labels import COLUMNS, NONE, write_labels
@@ -83,10 +83,10 @@ def _keys(classes: Sequence[str]) -> list[str]:
 
 def _thumbnail(domain: Domain, i: int) -> str:
     """An image as training sees it, upright, in a size to look at."""
-    image = picture(domain, i, at_least=SIDE)
-    longer = max(image.size)
-    if longer < SIDE / 2:  # few pixels, which are meant to be seen
-        times = SIDE // longer
-        return jpeg(image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST))
-    image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return jpeg(image)
+    with pictured(domain, i, at_least=SIDE) as image:
+        longer = max(image.size)
+        if longer < SIDE / 2:  # few pixels, which are meant to be seen
+            times = SIDE // longer
+            return jpeg(image.resize((image.width * times, image.height * times), Image.Resampling.NEAREST))
+        image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+        return jpeg(image)

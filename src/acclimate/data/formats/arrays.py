@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from acclimate.data.npz import load_npz
 from acclimate.errors import DataError
 
 ROWS_AT_ONCE = 4096  # of an array that is looked through
+
+FIRST_HALF, LAST_HALF = 0xD800, 0xDFFF  # of a character, in UTF-16
 
 ARRAY_FORMS = "uint8 images (N, H, W) or (N, H, W, 1, 3 or 4), or float vectors (N, D)"
 
@@ -85,4 +88,14 @@ def array_labels(y: npt.NDArray[np.generic], origin: str) -> tuple[str, ...]:
     """The labels in an array, as text."""
     if y.dtype.kind not in "iuU" or y.ndim != 1:
         raise DataError(f"The array y of {origin} is {y.dtype} of shape {y.shape}: give one integer or text an item.")
+    if y.dtype.kind == "U" and not _is_unicode(y):
+        raise DataError(f"The array y of {origin} has text that is not Unicode: save it again.")
     return tuple(map(str, y.tolist()))
+
+
+def _is_unicode(text: npt.NDArray[np.generic]) -> bool:
+    """Whether the numbers of which an array's text (N,) consists are characters, none of them half of a pair."""
+    if not text.itemsize:
+        return True
+    points = np.ascontiguousarray(text).view(np.dtype(np.uint32).newbyteorder(text.dtype.byteorder))
+    return bool(((points < FIRST_HALF) | ((points > LAST_HALF) & (points <= sys.maxunicode))).all())
