@@ -33,7 +33,7 @@ from acclimate.datasets.check import check
 from acclimate.datasets.download import fetch, get
 from acclimate.datasets.find import find
 from acclimate.errors import DataError, OptionError
-from tiny import AtOnce, acclimate, succeeds
+from tiny import AtOnce, acclimate, refused, succeeds
 
 OFFICE, HOME, VISDA, NET, PACS, DIGITS = map(
     catalogue.load, ("office31", "office_home", "visda2017", "domainnet", "pacs", "digits")
@@ -684,6 +684,66 @@ def test_a_bad_archive(server: Server, content: bytes, tmp_path: Path) -> None:
     assert not (root / "train").exists()
     assert not (tmp_path / "evil").exists()
     assert not [path for path in root.rglob("*") if path.suffix == ".tar"]
+
+
+@pytest.mark.parametrize("packed", [tar, zipped])
+def test_an_archive_that_unpacks_to_more_than_the_disk_has(
+    packed: Callable[[dict[str, bytes]], bytes], server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, handler = server
+    handler.files["train.tar"] = packed({f"train/{n}.png": bytes(9000) for n in range(10)})  # of three blocks each
+    wanted = only(VISDA, Download("train", "archive", (File(f"{url}/train.tar"),)))
+    usage = shutil.disk_usage(tmp_path)._replace(free=30 * 2**12 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage)
+    monkeypatch.setattr(download, "_check_room", lambda *_: None)
+    with pytest.raises(DataError, match=r"^train\.tar unpacks to more than .* make room or name another --root\.$"):
+        get(wanted, tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == [".downloads", "train.tar"]  # which need not come again
+    usage = usage._replace(free=30 * 2**12)
+    assert get(wanted, tmp_path) == [tmp_path / "train"]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [(OSError(28, "No space left on device"), "train cannot be unpacked.*make room"), (KeyboardInterrupt(), None)],
+)
+def test_what_cannot_be_unpacked_leaves_nothing(
+    error: BaseException, sentence: str | None, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, handler = server
+    handler.files["train.tar"] = tar({"train/1.png": b"1", "train/2.png": b"2"})
+    extract = tarfile.TarFile.extract
+
+    def full(self: tarfile.TarFile, member: tarfile.TarInfo, *args: object, **more: object) -> None:
+        if member.name == "train/2.png":
+            raise error
+        extract(self, member, *args, **more)
+
+    def unpack(self: tarfile.TarFile, path: Path, **more: object) -> None:
+        for member in self:
+            full(self, member, path)
+
+    monkeypatch.setattr(tarfile.TarFile, "extractall", unpack)
+    with pytest.raises(DataError if sentence else KeyboardInterrupt, match=sentence):
+        get(only(VISDA, Download("train", "archive", (File(f"{url}/train.tar"),))), tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == [".downloads", "train.tar"]
+
+
+def test_checksums_that_the_user_knows(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    url, handler = server
+    handler.files["train.tar"] = content = tar({"train/bus/1.png": b"1"})
+    wanted = only(VISDA, Download("train", "archive", (File(f"{url}/train.tar"),)))
+    monkeypatch.setattr(benchmarks, "load", lambda name: wanted)
+    command = ("data", "get", "visda2017", "--root", tmp_path)
+    right, wrong = hashlib.sha256(content).hexdigest(), "0" * 64
+    assert "train.tar has not the checksum that you gave" in refused(*command, "--sha256", f"train.tar={wrong}")
+    assert not list(tmp_path.rglob("*.tar*"))
+    assert "has no file 'train'; did you mean train.tar?" in refused(*command, "--sha256", f"train={right}")
+    for given in ("train.tar=0", "train.tar", "train.tar=" + "x" * 64):
+        assert refused(*command, "--sha256", given).endswith(".")
+    assert "Warning" not in succeeds(*command, "--sha256", f"train.tar={right.upper()}").stderr
+    shutil.rmtree(tmp_path / "train")
+    assert "Nobody has published a checksum of train.tar, and" in succeeds(*command).stderr
 
 
 def test_get_digits(server: Server, tmp_path: Path) -> None:

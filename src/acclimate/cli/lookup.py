@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from acclimate.cli.command import Debug, Json, Quiet, run_command
-from acclimate.errors import DataError, OptionError
+from acclimate.errors import DataError, OptionError, brief
 from acclimate.methods import options, registry
 
 if TYPE_CHECKING:
@@ -121,6 +121,12 @@ def data_check(
 def data_get(
     benchmark: BenchmarkName,
     root: Annotated[Path, typer.Option(help="The folder to put it into.")],
+    sha256: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE=HEX", help="The checksum of a file, for those that are published without one. Repeatable."
+        ),
+    ] = None,
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
@@ -131,9 +137,23 @@ def data_get(
         from acclimate.datasets import catalogue, download
 
         wanted = catalogue.load(benchmark)
-        made = download.get(wanted, root, screen.track)
+        known = dict(_checksum(given) for given in sha256 or [])
+        if names := download.unverified(wanted, root, known):
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            screen.warn(
+                f"Nobody has published a checksum of {names[0]}{more}, and nothing else tells whether somebody altered "
+                f"it on its way: if you know one, give it with --sha256 {names[0]}=HEX."
+            )
+        made = download.get(wanted, root, screen.track, known=known)
         terms = wanted.licence or f"see {wanted.page}"
         screen.say(f"{len(made)} of {len(wanted.downloads)} parts were fetched into {root}. Terms of use: {terms}.")
         screen.show_json({"benchmark": wanted.name, "fetched": [str(path) for path in made]})
 
     run_command(work, json=json, quiet=quiet, debug=debug, goes_on="the same command goes on where it stopped")
+
+
+def _checksum(given: str) -> tuple[str, str]:
+    name, separator, digest = given.partition("=")
+    if not separator:
+        raise OptionError(f"--sha256 takes a file's name and its checksum, as in train.tar=HEX, not {brief(given)}.")
+    return name, digest.lower()

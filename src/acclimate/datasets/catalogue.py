@@ -47,10 +47,16 @@ class Facts(NamedTuple):
 
 
 class File(NamedTuple):
-    """A file with a direct link, and its checksum where one is published."""
+    """A file with a direct link, and its checksum where one is published or known to the user."""
 
     url: str
     md5: str | None = None
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called without its folder."""
+        return self.url.rpartition("/")[2]
 
 
 class Download(NamedTuple):
