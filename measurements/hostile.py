@@ -27,7 +27,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,23 +43,17 @@ from acclimate.methods import registry
 from acclimate.methods.options import check_options, options, parse_options
 from acclimate.networks.weights import read_weights
 from acclimate.settings import SETTINGS
+from cases import Area, Case
+from hostile_commands import COMMAND_AREAS
 from speed import put_out
 
 LIMIT = 30  # seconds of a case
 
+SLOW = ("image bombs", "signals")  # areas whose cases may take longer
+
 MOST_MEMORY = 10**9  # bytes that decoding may add to a process
 
 FORMATS = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP", "bmp": "BMP", "tif": "TIFF", "gif": "GIF"}
-
-
-class Case(NamedTuple):
-    """A hostile input, and what is done with it."""
-
-    name: str
-    act: Callable[[], object]
-
-
-Area = Callable[[random.Random, Path, int], Iterator[Case]]
 
 
 class HungError(BaseException):
@@ -388,6 +382,7 @@ AREAS: dict[str, Area] = {
     "lists": lists,
     "arrays and weights": arrays,
     "names": names,
+    **COMMAND_AREAS,
 }
 
 
@@ -430,7 +425,7 @@ def test_area(name: str, seed: int, share: int) -> tuple[int, list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         for case in AREAS[name](random.Random(f"{seed} {name}"), Path(folder), share):
             tried += 1
-            why = failure(case, 20 * LIMIT if name == "image bombs" else LIMIT)
+            why = failure(case, 20 * LIMIT if name in SLOW else LIMIT)
             if why is not None:
                 failed.append(f"{name}: {case.name}: {why}")
     return tried, failed

@@ -6,14 +6,12 @@ import ctypes
 import logging
 import os
 import platform
-import signal
 import threading
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
-from multiprocessing import parent_process
 from pathlib import Path
 
 import torch
@@ -24,20 +22,6 @@ from acclimate.errors import OptionError, brief
 M_MMAP_MAX, NO_MAPPINGS = -4, 0
 
 M_TRIM_THRESHOLD, NEVER = -1, -1
-
-
-def become_worker() -> None:
-    """Begin the life of a process that works for its parent: it leaves interrupts to that, and ends with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    keep_freed_memory()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        parent.join()
-    os._exit(1)
 
 
 @cache

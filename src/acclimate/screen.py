@@ -16,6 +16,7 @@ from rich.table import Column
 from rich.text import Text
 
 from acclimate.progress import NOBODY, Meter
+from acclimate.text import visible, visible_lines
 
 T = TypeVar("T")
 
@@ -117,6 +118,12 @@ class Screen:
         """Data as they can be printed on standard output."""
         return printable(data, self.stdout)
 
+    def write(self, text: str) -> None:
+        """Put lines for other programs on standard output: as they are, unless that is a terminal."""
+        shown = visible_lines(text) if self.stdout.is_terminal else text
+        encoding = self.stdout.encoding
+        print(shown.encode(encoding, "backslashreplace").decode(encoding), end="", flush=True)  # noqa: T201
+
     def show(self, *renderables: RenderableType) -> None:
         """Print on standard output, unless JSON was asked for."""
         if not self.json:
@@ -126,8 +133,7 @@ class Screen:
 
 def printable(text: str, console: Console) -> str:
     """The text without anything that could move the cursor, break the line or not be written by this console."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return shown.encode(console.encoding, "backslashreplace").decode(console.encoding)
+    return visible(text).encode(console.encoding, "backslashreplace").decode(console.encoding)
 
 
 @contextmanager

@@ -164,7 +164,7 @@ KILLED = """
 import json, os, signal, sys
 import torch
 import acclimate.bench.runner, acclimate.runs.run as experiment, acclimate.training
-from acclimate.cli.app import main
+from acclimate.__main__ import main
 from acclimate.training import Checkpoint
 
 torch.set_num_threads(1)

@@ -322,7 +322,7 @@ PROCESS = """
 import json, os, signal, sys, traceback
 import torch
 import acclimate.runs.run, acclimate.model, acclimate.training
-from acclimate.cli.app import main
+from acclimate.__main__ import main
 from acclimate.training import Checkpoint
 
 torch.set_num_threads(1)
@@ -462,7 +462,7 @@ def test_a_run_killed_from_outside_while_it_compares(arrays: tuple[str, ...], tm
     command = (*arrays, *SMALL, "--steps", "100", "--compare", "--method", "dann")
     out, whole = tmp_path / "run", tmp_path / "whole"
     checkpoint = out / "source_only" / "checkpoint" / "last.safetensors"
-    code = "from acclimate.cli.app import main; main()"
+    code = "from acclimate.__main__ import main; main()"
     fork = forks.Forked(code, "fit", *command, "--checkpoint-seconds", "0", "--out", out, "-q")
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and fork.process.is_alive() and time.monotonic() < deadline:

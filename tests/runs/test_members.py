@@ -114,7 +114,7 @@ def test_the_same_command_again_trains_nothing(arrays: tuple[str, ...], tmp_path
 
 def test_kills_change_no_bit_and_lose_no_member(arrays: tuple[str, ...], tmp_path: Path) -> None:
     out, moments = tmp_path / "run", random.Random(16)
-    code = "from acclimate.cli.app import main; main()"
+    code = "from acclimate.__main__ import main; main()"
     command = ("fit", *arrays, *SMALL, "--checkpoint-seconds", "0", "--out", out, "--no-report", "-q")
     made: dict[Path, int] = {}
     for _ in range(4):

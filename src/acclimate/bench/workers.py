@@ -11,7 +11,8 @@ from acclimate.bench.board import write_failure
 from acclimate.bench.plan import PlannedRun
 from acclimate.errors import AcclimateError
 from acclimate.files import locked
-from acclimate.machine import become_worker, torch_threads
+from acclimate.machine import keep_freed_memory, torch_threads
+from acclimate.processes import serve, signals_held
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs import fit
 from acclimate.runs.task import Tasks
@@ -120,15 +121,17 @@ def side_by_side(runs: Iterable[PlannedRun], jobs: int, how: How) -> Iterator[Pl
 
 def _worker(context: Any, how: How) -> tuple[Any, Any]:
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, how), daemon=True)
-    process.start()
+    process = context.Process(target=serve, args=(theirs,), daemon=True)
+    with signals_held():
+        process.start()
     theirs.close()  # so that its end is seen here
+    ours.send((_make, (how,)))
     return ours, process
 
 
-def _serve(pipe: connection.Connection, how: How) -> None:
-    """The life of a worker: make the runs that come, and end with the bench."""
-    become_worker()
+def _make(pipe: connection.Connection, how: How) -> None:
+    """What a worker does: make the runs that come."""
+    keep_freed_memory()
     maker = Maker(Tasks(NOBODY), NOBODY, how)  # the bench has told of the data, and tells of the runs
     while True:
         wanted, wait = pipe.recv()

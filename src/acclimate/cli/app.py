@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -57,12 +56,3 @@ app.command("methods", rich_help_panel="Look up")(list_methods)
 app.command(rich_help_panel="Look up")(backbones)
 app.add_typer(data_app, name="data", rich_help_panel="Look up")
 app.add_typer(cache_app, name="cache", rich_help_panel="Look up")
-
-
-def main() -> Any:
-    """The entry point of the command `acclimate`."""
-    return app(prog_name="acclimate")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -19,6 +19,7 @@ import typer
 from acclimate.choices import Extractor
 from acclimate.errors import AcclimateError
 from acclimate.methods import registry
+from acclimate.processes import Stopped
 from acclimate.settings import Declared
 
 if TYPE_CHECKING:
@@ -122,7 +123,6 @@ class Exit(int, Enum):
 
     MENDABLE = 2
     DEFECT = 1
-    INTERRUPTED = 130
 
 
 def run_command(
@@ -169,10 +169,11 @@ def run_command(
         if several:
             _join(screen, goes_on)
         work(screen)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Stopped) as error:
+        stopped = error if isinstance(error, Stopped) else Stopped(signal.SIGINT)
         if not several or _speaks_up():
-            screen.error(f"Interrupted: {goes_on}." if goes_on else "Interrupted.")
-        raise typer.Exit(Exit.INTERRUPTED) from None
+            screen.error(f"{stopped}: {goes_on}." if goes_on else f"{stopped}.")
+        raise typer.Exit(stopped.exit_code) from None
     except Exception as error:
         if debug:
             traceback.print_exc()

@@ -14,10 +14,11 @@ import numpy as np
 
 from acclimate.errors import DataError, DivergedError
 from acclimate.evaluation.scores import Probabilities
-from acclimate.machine import become_worker, torch_threads
+from acclimate.machine import keep_freed_memory, torch_threads
 from acclimate.methods.options import describe
 from acclimate.methods.registry import BASELINE
 from acclimate.model import Model
+from acclimate.processes import become_worker, signals_held
 from acclimate.progress import NOBODY, Listener, WarningsOnly
 from acclimate.runs.files import read_predictions, read_source_predictions
 from acclimate.runs.judge import findings_of, verdict
@@ -224,11 +225,12 @@ def _side_by_side(council: Council, screen: Listener) -> Iterator[tuple[Member, 
     jobs = min(council.jobs, len(members))
     try:
         with ProcessPoolExecutor(jobs, get_context("spawn"), initializer=become_worker) as pool:
-            futures = [
-                pool.submit(_made_elsewhere, member, expected[member.name], council.out, council.command)
-                for member in members
-            ]
             try:
+                with signals_held():  # the first of them starts the processes
+                    futures = [
+                        pool.submit(_made_elsewhere, member, expected[member.name], council.out, council.command)
+                        for member in members
+                    ]
                 for member, future in zip(members, futures, strict=True):
                     yield member, future.result()
             except BaseException:
@@ -265,6 +267,7 @@ def _made_elsewhere(member: Member, expected: str, out: Path, command: Sequence[
     Raises:
         DataError: The data have changed meanwhile.
     """
+    keep_freed_memory()
     task = _tasks.of(member.settings)
     if identity(member.settings, task) != expected:
         raise DataError("The data have changed since the run began: begin it again.")
