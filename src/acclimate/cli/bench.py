@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -128,7 +129,7 @@ def table(
         if json:
             screen.show_json([tables.as_dict(sheet) for sheet in sheets])
         else:
-            typer.echo(formats.FORMATS[form](sheets), nl=False)
+            screen.write(formats.FORMATS[form](sheets))
 
     run_command(work, json=json, quiet=False, debug=debug)
 
@@ -157,7 +158,9 @@ def choose(
 
         rankings = choosing.rank(runs, task=task, screen=screen, device=device)
         if form == "csv" and not json:
-            csv.writer(sys.stdout, lineterminator="\n").writerows(choosing.csv_rows(rankings))
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(choosing.csv_rows(rankings))
+            screen.write(text.getvalue())
             return
         of_rows = costs([run for ranking in rankings for run in ranking.runs.values()])
         _show_sheets([choosing.as_sheet(ranking, of_rows) for ranking in rankings], screen)

@@ -57,6 +57,14 @@ def predict(
         float | None,
         typer.Option(min=0, max=1, help="With --link: images of less confidence go to the folder 'unsure'."),
     ] = None,
+    escape_formulas: Annotated[
+        bool,
+        typer.Option(
+            "--escape-formulas",
+            help="For a spreadsheet: in a CSV, put an apostrophe before names that begin with =, +, -, @, a tab or a "
+            "carriage return.",
+        ),
+    ] = False,
     method: MethodAgain = None,
     backbone: BackboneAgain = None,
     device: Device = "auto",
@@ -87,6 +95,7 @@ def predict(
             top=top,
             link=link,
             min_confidence=min_confidence,
+            escape_formulas=escape_formulas,
             device=device,
             method=method,
             backbone=backbone,

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from acclimate.data.domain import Domain, LabelledDomain, Labels, labelled
-from acclimate.data.formats.arrays import ARRAY_FORMS, array_domain, check_array, npz_part, read_arrays
+from acclimate.data.formats.arrays import ARRAY_FORMS, array_domain, array_labels, check_array, npz_part, read_arrays
 from acclimate.data.formats.folder import folder_labels, images_below, printable, read_folder
 from acclimate.data.formats.lists import file_domain, read_csv, read_list
 from acclimate.data.kinds import is_image
@@ -127,7 +127,7 @@ def label_counts(spec: str | Path) -> Counter[str | None]:
             file, y = arrays[0], f"y{arrays[1]}"
             loaded = load_npz(file, [y])  # not the images
             check_array(file, y, loaded)
-            return Counter(map(str, loaded[y].tolist()))
+            return Counter(array_labels(loaded[y], str(path)))
     return Counter(_read(path, need_labels=False)[1])
 
 

@@ -24,6 +24,7 @@ from acclimate.choices import Purpose
 from acclimate.errors import DataError, nearest
 from acclimate.evaluation.answers import Answers
 from acclimate.files import read_regular, replacing_text
+from acclimate.text import as_text, from_text
 
 COLUMNS = ("path", "label", "stratum", "weight")
 
@@ -94,7 +95,12 @@ def write_labels(path: Path, todo: Todo) -> None:
         file.write(f"{todo.first_line}\r\n")
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        writer.writerows((row.name, row.label or "", row.stratum, f"{row.weight:.8g}") for row in todo.shuffled().rows)
+        writer.writerows(map(cells, todo.shuffled().rows))
+
+
+def cells(row: Row) -> tuple[str, str, str, str]:
+    """A row as the file has it, which people open in a spreadsheet: its name and its label are no formulas there."""
+    return as_text(row.name), as_text(row.label or ""), str(row.stratum), f"{row.weight:.8g}"
 
 
 def read_labels(path: Path) -> Todo:
@@ -179,7 +185,7 @@ def _todo(text: str, separator: str) -> tuple[Todo, str] | None:
         if begun is None or tuple(cell.strip() for cell in lines[1][: len(COLUMNS)]) != COLUMNS:
             return None
         rows = tuple(
-            Row(name, int(stratum), _number(weight), label.strip() or None)
+            Row(from_text(name), int(stratum), _number(weight), from_text(label.strip()) or None)
             for name, label, stratum, weight, *_ in lines[2:]
         )
     except (IndexError, ValueError, csv.Error):

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from io import TextIOWrapper
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from acclimate.choices import PredictionFormat
 from acclimate.errors import DataError
 from acclimate.files import json_line, replacing_text
 from acclimate.runs.files import PredictionTable, most_probable
+from acclimate.text import as_text, visible_lines
 
 if TYPE_CHECKING:
     from acclimate.data.domain import Domain
@@ -32,7 +33,9 @@ Write: TypeAlias = "Callable[[Sequence[str], Probabilities], None]"
 
 
 @contextmanager
-def table(out: str, form: PredictionFormat, classes: Sequence[str], top: int | None) -> Iterator[Write]:
+def table(
+    out: str, form: PredictionFormat, classes: Sequence[str], top: int | None, *, escape_formulas: bool = False
+) -> Iterator[Write]:
     """A table that is written row by row; a file is there once the block is through.
 
     Args:
@@ -41,6 +44,7 @@ def table(out: str, form: PredictionFormat, classes: Sequence[str], top: int | N
             probabilities.
         classes: K names.
         top: Name so many of the most probable classes alone; None gives the probabilities of all.
+        escape_formulas: In a CSV, put an apostrophe before names that a spreadsheet would take for a formula.
 
     Yields:
         What takes the names of items (N,) and their probabilities (N, K).
@@ -53,7 +57,10 @@ def table(out: str, form: PredictionFormat, classes: Sequence[str], top: int | N
         with _said(out):
             opened = _standard_output(errors) if out == STDOUT else replacing_text(Path(out), errors=errors, newline="")
             file = files.enter_context(opened)
-            write = _csv_rows(file, classes, top) if form == "csv" else _json_lines(file, classes, top)
+            if form == "csv":
+                write = _csv_rows(file, classes, top, as_text if escape_formulas else str)
+            else:
+                write = _json_lines(file, classes, top)
 
         def write_and_flush(names: Sequence[str], probabilities: Probabilities) -> None:
             with _said(out):
@@ -65,10 +72,10 @@ def table(out: str, form: PredictionFormat, classes: Sequence[str], top: int | N
             files.close()
 
 
-def _csv_rows(file: IO[str], classes: Sequence[str], top: int | None) -> Write:
-    form, writer = PredictionTable(classes, top), csv.writer(file)
+def _csv_rows(file: IO[str], classes: Sequence[str], top: int | None, named: Callable[[str], str]) -> Write:
+    form, writer = PredictionTable([*map(named, classes)], top), csv.writer(file)
     writer.writerow(form.header)
-    return lambda names, probabilities: writer.writerows(form.rows(names, probabilities))
+    return lambda names, probabilities: writer.writerows(form.rows([*map(named, names)], probabilities))
 
 
 def _json_lines(file: IO[str], classes: Sequence[str], top: int | None) -> Write:
@@ -87,13 +94,25 @@ def _json_lines(file: IO[str], classes: Sequence[str], top: int | None) -> Write
     return write
 
 
+class _Terminal(NamedTuple):
+    """A file that is a terminal, which no name may steer."""
+
+    file: IO[str]
+
+    def write(self, text: str) -> int:
+        return self.file.write(visible_lines(text))
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
 @contextmanager
-def _standard_output(errors: str) -> Iterator[IO[str]]:
+def _standard_output(errors: str) -> Iterator[Any]:
     """Standard output in UTF-8, with line ends as they are written."""
     sys.stdout.flush()
     text = TextIOWrapper(sys.stdout.buffer, encoding="utf-8", errors=errors, newline="", write_through=True)
     try:
-        yield text
+        yield _Terminal(text) if sys.stdout.isatty() else text
         text.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would complain at its end

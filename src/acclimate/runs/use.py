@@ -13,7 +13,7 @@ from acclimate.choices import Extractor, PredictionFormat
 from acclimate.data.broken import MOST_BROKEN, BrokenImages
 from acclimate.data.domain import Domain
 from acclimate.data.read import read_sealed, read_targets
-from acclimate.errors import DataError
+from acclimate.errors import DataError, OptionError
 from acclimate.evaluation.answers import read_answers
 from acclimate.evaluation.scores import Probabilities, Scores, score
 from acclimate.files import check_output
@@ -72,6 +72,7 @@ def predict_images(
     top: int | None = None,
     link: Path | None = None,
     min_confidence: float | None = None,
+    escape_formulas: bool = False,
     device: str = "auto",
     method: str | None = None,
     backbone: str | None = None,
@@ -90,6 +91,7 @@ def predict_images(
         top: Name so many of the most probable classes alone.
         link: A folder in which to link the images, one folder a class.
         min_confidence: Link images of less confidence apart.
+        escape_formulas: In a CSV, put an apostrophe before names that a spreadsheet would take for a formula.
         device: Where the model runs.
         method: The method again, as for `Model.load`.
         backbone: The backbone again, as for `Model.load`.
@@ -103,6 +105,8 @@ def predict_images(
         DataError: There is no model, the images cannot be used, or the file or the links cannot be written.
         OptionError: The method or the backbone has to be given again.
     """
+    if escape_formulas and (out is None or (form or _form_of(out)) != "csv"):
+        raise OptionError("--escape-formulas is for a CSV: leave it out, or choose --format csv.")
     run = located(run)
     if out is not None and out != STDOUT:
         _check_table(Path(out), run, data)
@@ -117,7 +121,9 @@ def predict_images(
         links = None if link is None else Links(link, classes, min_confidence)
         write = None
         if out is not None:
-            write = outputs.enter_context(table(out, form or _form_of(out), classes, top))
+            write = outputs.enter_context(
+                table(out, form or _form_of(out), classes, top, escape_formulas=escape_formulas)
+            )
         for part, p in in_parts(found, lambda *of: model.predict(*of).probabilities, skipped, screen):
             counts += np.bincount(p.argmax(1), minlength=len(classes))
             if write is not None:

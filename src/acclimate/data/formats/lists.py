@@ -13,6 +13,7 @@ from acclimate.data.formats.folder import printable
 from acclimate.data.kinds import is_image
 from acclimate.errors import DataError
 from acclimate.files import read_regular
+from acclimate.text import from_text
 
 
 def read_list(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
@@ -52,10 +53,16 @@ def read_csv(path: Path, need_labels: bool) -> tuple[Domain, Labels]:
             name, label = (row["path"] or "").strip(), (row.get("label") or "").strip() or None
             if not name or "\0" in name or (need_labels and label is None):
                 raise DataError(f"Line {reader.line_num} of {path} lacks a path or a label: complete or remove it.")
-            rows.append((name, label))
+            rows.append((_written(name, path.parent), label))
     except csv.Error as error:
         raise DataError(f"Line {reader.line_num} of {path} is not CSV ({error}): correct it.") from error
     return _listed_domain(path, rows)
+
+
+def _written(name: str, folder: Path) -> str:
+    """The name of a file, without the apostrophe with which a table for spreadsheets may begin."""
+    plain = from_text(name)
+    return name if plain == name or (folder / name).is_file() else plain
 
 
 def _text(path: Path) -> str:

@@ -83,9 +83,13 @@ function labels() {
     return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
   }
 
+  function asText(cell) { // as text.py: as_text
+    return /^'*[=+\-@\t\r]/.test(cell) ? `'${cell}` : cell;
+  }
+
   function table() {
     const label = (k) => (k === null ? "" : data.labels[k]);
-    const rows = data.rows.map(([name, ...rest], i) => [name, label(state.given[i]), ...rest].map(quoted).join(","));
+    const rows = data.rows.map(([name, ...rest], i) => [asText(name), asText(label(state.given[i])), ...rest].map(quoted).join(","));
     return [...data.heading, ...rows, ""].join("\r\n");
   }
 
