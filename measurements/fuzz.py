@@ -48,8 +48,8 @@ from acclimate.model import Model
 from acclimate.networks.weights import read_weights
 from acclimate.runs.files import MetricsLog, read_predictions, read_skipped
 from acclimate.runs.record import read_record
-from cases import Case
-from hostile import GRID, decoded, failure, mutated, read_whole_grid
+from cases import Case, mutated
+from hostile import GRID, decoded, failure, read_whole_grid
 from speed import put_out
 
 SLICE = 2.0  # seconds of a kind before the next

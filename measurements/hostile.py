@@ -43,7 +43,7 @@ from acclimate.methods import registry
 from acclimate.methods.options import check_options, options, parse_options
 from acclimate.networks.weights import read_weights
 from acclimate.settings import SETTINGS
-from cases import Area, Case
+from cases import Area, Case, mutated
 from hostile_commands import COMMAND_AREAS
 from speed import put_out
 
@@ -119,25 +119,6 @@ def decoded(path: Path) -> None:
     for at_least in (1, None):
         image = read_image(path, at_least)
         assert image.mode == "RGB"
-
-
-def mutated(content: bytes, rng: random.Random) -> bytes:
-    """Bytes with some damage."""
-    changed = bytearray(content)
-    for _ in range(rng.randint(1, 6)):
-        at = rng.randrange(len(changed)) if changed else 0
-        match rng.randrange(5):
-            case 0:
-                changed[at : at + 1] = bytes([rng.randrange(256)])
-            case 1:
-                del changed[at:]
-            case 2:
-                changed[at:at] = changed[at : at + rng.randrange(64)]
-            case 3:
-                changed[at : at + 4] = rng.choice([b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", bytes(4)])
-            case 4:
-                changed[at:at] = rng.randbytes(rng.randrange(16))
-    return bytes(changed)
 
 
 def bombs(rng: random.Random, folder: Path, share: int) -> Iterator[Case]:

@@ -52,7 +52,7 @@ Metric: TypeAlias = Literal["accuracy", "mean_per_class"]
 
 PublishedMetric: TypeAlias = Literal["accuracy", "mean_per_class", "domain_error"]
 
-PredictionFormat: TypeAlias = Literal["csv", "jsonl"]
+PredictionFormat: TypeAlias = Literal["csv", "jsonl", "npz"]
 
 TableFormat: TypeAlias = Literal["terminal", "markdown", "latex", "csv"]
 

@@ -45,8 +45,8 @@ def predict(
         PredictionFormat | None,
         typer.Option(
             "--format",
-            help="csv: path, predicted, confidence, one column a class; jsonl: one JSON object a line, also for a file "
-            "that ends in .jsonl.",
+            help="csv: path, predicted, confidence, one column a class; jsonl: one JSON object a line; npz: "
+            "arrays, for many classes. A file that ends in .jsonl or .npz needs no --format.",
         ),
     ] = None,
     top: Annotated[

@@ -29,6 +29,8 @@ from acclimate.runs.output import STDOUT, UNSURE, Links, table
 from acclimate.runs.record import read_record
 from acclimate.runs.summary import caution
 
+MANY = 10**7  # probabilities: 90 MB as text
+
 AT_ONCE = 4096  # images that are predicted at a time
 
 Result = TypeVar("Result")
@@ -105,8 +107,13 @@ def predict_images(
         DataError: There is no model, the images cannot be used, or the file or the links cannot be written.
         OptionError: The method or the backbone has to be given again.
     """
-    if escape_formulas and (out is None or (form or _form_of(out)) != "csv"):
+    form = form or (_form_of(out) if out is not None else None)
+    if escape_formulas and form != "csv":
         raise OptionError("--escape-formulas is for a CSV: leave it out, or choose --format csv.")
+    if form == "npz" and (out == STDOUT or top is not None):
+        raise OptionError(
+            "--format npz writes the probabilities of all classes to a file: name one with --out, and leave out --top."
+        )
     run = located(run)
     if out is not None and out != STDOUT:
         _check_table(Path(out), run, data)
@@ -115,15 +122,18 @@ def predict_images(
     found = read_targets(data)
     model.check(found)
     classes = model.spec.classes
+    if form in ("csv", "jsonl") and top is None and len(found) * len(classes) > MANY:
+        screen.say(
+            f"The predictions hold {len(found) * len(classes):,} probabilities: in an .npz they take less than "
+            "half the room, and --top 5 names the most probable classes alone."
+        )
     counts = np.zeros(len(classes), dtype=np.int64)
     skipped: list[tuple[str, str]] = []
     with ExitStack() as outputs:
         links = None if link is None else Links(link, classes, min_confidence)
         write = None
         if out is not None:
-            write = outputs.enter_context(
-                table(out, form or _form_of(out), classes, top, escape_formulas=escape_formulas)
-            )
+            write = outputs.enter_context(table(out, form or "csv", classes, top, escape_formulas=escape_formulas))
         for part, p in in_parts(found, lambda *of: model.predict(*of).probabilities, skipped, screen):
             counts += np.bincount(p.argmax(1), minlength=len(classes))
             if write is not None:
@@ -143,7 +153,8 @@ def predict_images(
 
 
 def _form_of(out: str) -> PredictionFormat:
-    return "jsonl" if out.lower().endswith(".jsonl") else "csv"
+    endings: dict[str, PredictionFormat] = {".jsonl": "jsonl", ".npz": "npz"}
+    return endings.get(Path(out).suffix.lower(), "csv")
 
 
 def in_parts(
