@@ -56,12 +56,14 @@ def test_another_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 NOISY = """
 import io, sys
+from acclimate.machine import silence_pillow
+
+silence_pillow()  # before anything else imports Pillow, as the command does
+
 import numpy as np
 from PIL import Image
 from acclimate.data.decode import read_image
-from acclimate.machine import silence_pillow
 
-silence_pillow()
 content = io.BytesIO()
 Image.fromarray(np.arange(64 * 64 * 3, dtype=np.uint8).reshape(64, 64, 3)).save(content, "TIFF", compression="tiff_lzw")
 whole = content.getvalue()

@@ -49,6 +49,8 @@ def silence_pillow() -> None:
     Its libtiff does so behind Python's back. It holds for the whole process, so the command line calls it, the library
     never does.
     """
+    from PIL import Image  # noqa: F401 (so that libtiff is there to be told)
+
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())  # or Python writes for it
     try:

@@ -79,7 +79,7 @@ def label(
         if open_ and written.page is not None:
             typer.launch(written.page.absolute().as_uri())
 
-    run_command(work, json=json, quiet=quiet, debug=debug)
+    run_command(work, json=json, quiet=quiet, debug=debug, computes=True)
 
 
 def show_answer(screen: Screen, answer: Answer) -> None:

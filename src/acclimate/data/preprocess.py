@@ -14,7 +14,7 @@ from torch.nn.functional import interpolate
 
 from acclimate.choices import Aspect, Augment, Interpolation, View
 from acclimate.data.decode import Pixels
-from acclimate.errors import OptionError
+from acclimate.errors import OptionError, brief
 
 WIDEST = 8  # longer sides are cut to this many times the shorter, or a line of pixels would fill the memory
 
@@ -52,7 +52,9 @@ class Preprocess:
         object.__setattr__(self, "mean", tuple(self.mean))  # JSON gives lists
         object.__setattr__(self, "std", tuple(self.std))
         if not 1 <= self.size <= self.resize:
-            raise OptionError(f"A crop of {self.size} pixels does not fit a resized image of {self.resize}: crop less.")
+            raise OptionError(
+                f"A crop of {brief(self.size)} pixels does not fit a resized image of {brief(self.resize)}: crop less."
+            )
         if not len(self.mean) == len(self.std) == self.channels:
             raise OptionError(f"Images of {self.channels} channels need as many means and standard deviations.")
 

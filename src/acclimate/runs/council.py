@@ -14,7 +14,7 @@ import numpy as np
 
 from acclimate.errors import DataError, DivergedError
 from acclimate.evaluation.scores import Probabilities
-from acclimate.machine import keep_freed_memory, torch_threads
+from acclimate.machine import keep_freed_memory, silence_pillow, torch_threads
 from acclimate.methods.options import describe
 from acclimate.methods.registry import BASELINE
 from acclimate.model import Model
@@ -268,6 +268,7 @@ def _made_elsewhere(member: Member, expected: str, out: Path, command: Sequence[
         DataError: The data have changed meanwhile.
     """
     keep_freed_memory()
+    silence_pillow()
     task = _tasks.of(member.settings)
     if identity(member.settings, task) != expected:
         raise DataError("The data have changed since the run began: begin it again.")
