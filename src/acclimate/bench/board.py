@@ -26,9 +26,10 @@ from acclimate.settings import OF_A_ROW
 class Board:
     """What is known of each run of a grid, and the file of it."""
 
-    def __init__(self, grid: Grid, cells: Sequence[Cell], out: Path) -> None:
+    def __init__(self, grid: Grid, cells: Sequence[Cell], out: Path, *, collects: bool = True) -> None:
         self.grid = grid
         self.cells = cells
+        self.collects = collects  # a part of a grid has no file: another part would write it as well
         self.path = out / "records.jsonl"
         self.results = {cell.run.folder: result_of(cell.run) for cell in cells}
 
@@ -65,7 +66,8 @@ class Board:
 
     def write(self) -> None:
         """Write records.jsonl whole."""
-        write_records(self.path, self.records())
+        if self.collects:
+            write_records(self.path, self.records())
 
 
 def kept_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,11 @@ class PlannedRun(NamedTuple):
         """Whether there is nothing left to do, not even to tidy up after a kill."""
         return (self.folder / "record.json").exists() and not (self.folder / "checkpoint").exists()
 
+    @property
+    def content(self) -> str:
+        """What tells it from every other run: the first digits of its identity, in hexadecimal."""
+        return self.folder.name[-DIGITS:]
+
     def check(self, task: Task) -> None:
         """Check that the run is still what the folder is named by.
 

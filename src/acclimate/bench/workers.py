@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from multiprocessing import connection, get_context
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from acclimate.bench.board import write_failure
 from acclimate.bench.plan import PlannedRun
-from acclimate.errors import AcclimateError
+from acclimate.errors import AcclimateError, OptionError
 from acclimate.files import locked
 from acclimate.machine import keep_freed_memory, silence_pillow, torch_threads
 from acclimate.processes import serve, signals_held
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs import fit
 from acclimate.runs.task import Tasks
+
+POLL = 0.2  # seconds between two looks at what an executor has made
 
 
 class How(NamedTuple):
@@ -71,6 +75,40 @@ def fail(wanted: PlannedRun, sentence: str) -> None:
 def _sentence(error: Exception) -> str:
     lines = str(error).splitlines() or [""]
     return lines[0] if isinstance(error, AcclimateError) else f"{type(error).__name__}: {lines[0]}"
+
+
+class Executor(Protocol):
+    """What makes runs elsewhere: `concurrent.futures`, loky, Dask, submitit, and whatever else has `submit`."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any) -> Any:
+        """Call the function with the arguments, in another process; returns a future, with `done` and `exception`."""
+
+
+def make_run(wanted: PlannedRun, how: How) -> None:
+    """Make one run in its folder, which is the result; a failure is noted there. For executors: it can be pickled."""
+    Maker(Tasks(NOBODY), NOBODY, how).make(wanted, wait=True)
+
+
+def submitted(runs: Iterable[PlannedRun], executor: Executor, how: How) -> Iterator[PlannedRun]:
+    """Have an executor make runs. What it returns counts for nothing: what a run's folder holds does.
+
+    Raises:
+        OptionError: The executor refuses to be given runs.
+    """
+    try:
+        with executor.batch() if hasattr(executor, "batch") else nullcontext():  # submitit's: one array for all
+            futures = {executor.submit(make_run, wanted, how): wanted for wanted in runs}
+    except Exception as error:  # whatever it raises
+        raise OptionError(f"The executor takes no runs ({_sentence(error)}).") from error
+    while futures:
+        for future in [future for future in futures if future.done()]:
+            wanted = futures.pop(future)
+            ended = future.exception()
+            if ended is not None and not wanted.finished:
+                fail(wanted, f"Its process ended: {_sentence(ended)}")
+            yield wanted
+        if futures:
+            time.sleep(POLL)
 
 
 def in_turn(runs: Iterable[PlannedRun], maker: Maker) -> Iterator[PlannedRun]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +19,7 @@ from acclimate.settings import OF_A_ROW
 
 if TYPE_CHECKING:
     from acclimate.bench.tables import Sheet
+    from acclimate.bench.workers import Executor
     from acclimate.screen import Screen
 
 
@@ -46,6 +49,39 @@ def bench(
         int,
         typer.Option(help="Threads of a run; runs with equally many end with equal bits.", rich_help_panel="Machine"),
     ] = 1,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="Make one part of several alone: I/N, from 0, or slurm, pbs, lsf, sge, k8s in the job of an array. "
+            "The same command without it collects them.",
+            rich_help_panel="Machine",
+        ),
+    ] = None,
+    engine: Annotated[
+        Literal["processes", "slurm", "dask"],
+        typer.Option(help="What makes the runs: processes here, jobs of Slurm, or Dask.", rich_help_panel="Machine"),
+    ] = "processes",
+    slurm: Annotated[
+        str,
+        typer.Option(
+            help="What a Slurm job asks for: partition=gpu,time=60,gpus=1,memory=16,at_once=20. Minutes and GB.",
+            rich_help_panel="Machine",
+            show_default=False,
+        ),
+    ] = "",
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            help="The address of a Dask scheduler. Default: a cluster on this machine, of --jobs workers.",
+            rich_help_panel="Machine",
+        ),
+    ] = None,
+    list_: Annotated[
+        bool,
+        typer.Option(
+            "--list", help="Make nothing: print a fit command for each run that is missing.", rich_help_panel="Machine"
+        ),
+    ] = False,
     keep_models: Annotated[
         bool, typer.Option("--keep-models", help="Keep the models' weights.", rich_help_panel="Machine")
     ] = False,
@@ -61,8 +97,10 @@ def bench(
     def work(screen: Screen) -> None:
         from acclimate.bench import board, runner
         from acclimate.bench import grid as grids
+        from acclimate.bench.shard import shard_of
         from acclimate.bench.shown import shown
 
+        part = shard_of(shard, os.environ) if shard is not None else None
         made = grids.grid_of(
             grid,
             benchmark=benchmark,
@@ -72,10 +110,25 @@ def bench(
             seeds=_seeds(seeds),
             overrides=given,
         )
-        records = runner.bench(
-            made, out, screen, command=sys.argv[1:], jobs=jobs, threads=threads, keep_models=keep_models
-        )
-        if not json:
+        if list_:
+            for line in runner.commands(made, out, screen, threads=threads, shard=part):
+                typer.echo(line)
+            return
+        with _executor(engine, out, jobs, threads, slurm, dask) as executor:
+            records = runner.bench(
+                made,
+                out,
+                screen,
+                command=sys.argv[1:],
+                jobs=jobs,
+                threads=threads,
+                keep_models=keep_models,
+                shard=part,
+                executor=executor,
+            )
+        if part is not None:
+            screen.say(f"This is part {part}. The same command without --shard collects all parts.")
+        elif not json:
             _show_sheets(shown(records, [out], screen=screen).sheets, screen)
         screen.show_json(board.summary(records, out))
         board.check(records, out)
@@ -167,6 +220,21 @@ def choose(
         screen.show_json([choosing.as_dict(ranking) for ranking in rankings])
 
     run_command(work, json=json, quiet=quiet, debug=debug, computes=True)
+
+
+def _executor(
+    engine: str, out: Path, jobs: int, threads: int, slurm: str, dask: str | None
+) -> AbstractContextManager[Executor | None]:
+    """What makes the runs of a bench; None for processes of this machine."""
+    from acclimate.bench import engines
+
+    if slurm and engine != "slurm":
+        raise OptionError("--slurm goes with --engine slurm.")
+    if dask is not None and engine != "dask":
+        raise OptionError("--dask goes with --engine dask.")
+    if engine == "dask":
+        return engines.dask(dask, jobs, threads)
+    return nullcontext(engines.slurm(out, threads, slurm) if engine == "slurm" else None)
 
 
 def _show_sheets(sheets: Iterable[Sheet], screen: Screen) -> None:
