@@ -130,7 +130,7 @@ class Own(Method):
         return self.classifier(self.net(x))
 """
 
-COMMAND = "import sys; sys.argv[0] = 'acclimate'; from acclimate.cli.app import main; main()"
+COMMAND = "import sys; sys.argv[0] = 'acclimate'; from acclimate.__main__ import main; main()"
 
 
 def test_a_run_of_two_processes_ends_with_one_that_fails_and_goes_on_to_the_result_of_one_process(

@@ -148,7 +148,7 @@ KILLED = """
 import os, signal, sys
 import torch
 import acclimate.runs.run as experiment
-from acclimate.cli.app import main
+from acclimate.__main__ import main
 
 torch.set_num_threads(1)
 write_record = experiment.write_record
