@@ -33,6 +33,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import hostile_runs
 from acclimate.bench.grid import make_grid, read_grid
 from acclimate.data.decode import read_image
 from acclimate.data.read import read_source, read_target
@@ -354,6 +355,11 @@ def check_names(root: Path, classes: int) -> None:
     assert len(read_source(root).classes) == classes
 
 
+def as_cases(found: Callable[[random.Random, Path, int], hostile_runs.Found]) -> Area:
+    """An area of another file."""
+    return lambda rng, folder, share: (Case(name, act) for name, act in found(rng, folder, share))
+
+
 AREAS: dict[str, Area] = {
     "special files": special_files,
     "image bytes": image_bytes,
@@ -364,6 +370,9 @@ AREAS: dict[str, Area] = {
     "arrays and weights": arrays,
     "names": names,
     **COMMAND_AREAS,
+    "state files": as_cases(hostile_runs.state_files),
+    "model folders": as_cases(hostile_runs.model_folders),
+    "full disks": as_cases(hostile_runs.full_disks),
 }
 
 

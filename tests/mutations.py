@@ -36,7 +36,7 @@ NULLABLE = {
     "weights",
     "with_result",
 }
-OPEN = {"classes", "domain_error", "figures", "libraries", "options", "settings", "terms"}
+OPEN = {"classes", "domain_error", "figures", "files", "libraries", "options", "settings", "terms"}
 
 values = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=9)

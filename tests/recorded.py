@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from acclimate.runs.record import (
     TargetData,
     TermSummary,
     Trust,
+    files_of,
     write_record,
 )
 from acclimate.settings import Settings
@@ -89,6 +91,7 @@ def run_record(classes: tuple[str, ...] = ("a", "b", "c")) -> RunRecord:
         changed_late=0.125,
         trust=trust(classes),
         seconds=Seconds(features=1.0, training=2.0, evaluation=0.5, members=9.0),
+        files={"model.json": "0" * 64},
     )
 
 
@@ -138,10 +141,18 @@ def finished_run(
         compare=None,
     )
     folder.mkdir(parents=True)
-    write_record(folder / "record.json", record)
     names = names or [str(i) for i in range(len(probabilities))]
     write_predictions(folder / "predictions.csv", names, probabilities, classes)
+    write_record(folder / "record.json", structs.replace(record, files=files_of(folder)))
     return folder
+
+
+def noted_anew(folder: Path) -> None:
+    """Make the record of a run tell of its files as they are now; it has no checksum any more."""
+    path = folder / "record.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record.pop("checksum", None)
+    path.write_text(json.dumps({**record, "files": files_of(folder)}), encoding="utf-8")
 
 
 def per_class(counts: Mapping[str, tuple[int, int]]) -> tuple[ClassScore, ...]:

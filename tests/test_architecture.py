@@ -21,8 +21,8 @@ ROOT = Path(acclimate.__file__).parent
 DRAWING = ROOT.parents[1] / "docs" / "architecture.md"
 
 ORDER = [  # from the ground up; what stands on one floor does not import its neighbours
-    {"errors", "choices", "progress", "threads", "processes", "text"},
-    {"files", "machine", "outside", "parallel", "schema"},
+    {"errors", "choices", "progress", "threads", "processes", "text", "files"},
+    {"locks", "machine", "outputs", "outside", "parallel", "schema", "tensors"},
     {"data"},
     {"datasets", "networks", "cache"},
     {"methods"},

@@ -374,6 +374,7 @@ def test_a_folder_without_a_sound_estimator(tmp_path: Path) -> None:
         AdaptiveClassifier.load(tmp_path)
     fitted("source_only").save(tmp_path)
     content = json.loads((tmp_path / "estimator.json").read_text())
+    del content["checksum"]
     for changes, problem in [
         ({"schema": 2}, r"is of schema 2"),
         ({"parameters": {"stepps": 3}}, r"its parameters or its classes are impossible"),

@@ -22,13 +22,13 @@ from hypothesis import strategies as st
 from acclimate.files import (
     cache_folder,
     leftovers,
-    locked,
     open_no_follow,
     replacing,
     write_json,
     write_jsonl,
     write_whole,
 )
+from acclimate.locks import locked
 from acclimate.runs.files import write_skipped
 from acclimate.training import Checkpoint
 

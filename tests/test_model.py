@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import numpy as np
@@ -372,6 +373,38 @@ def test_impossible_preprocessing(stranger: Path, changes: dict[str, Any], reaso
     sound = {"resize": 28, "size": 28, "mean": [0.5], "std": [0.5], "interpolation": "bilinear", "channels": 1}
     preprocess = {**sound, "aspect": "keep", **changes}
     assert altered(stranger, backbone="lenet", tune="all", preprocess=preprocess).startswith(reason)
+
+
+def test_a_giant_is_refused_before_it_is_made(stranger: Path) -> None:
+    """A kilobyte of description that names a network of 4.5 GB; a second of building it without memory."""
+    preprocess = {"resize": 518, "size": 518, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bilinear"}
+    preprocess |= {"channels": 3, "aspect": "keep"}
+    before = getrusage(RUSAGE_SELF).ru_maxrss
+    reason = altered(stranger, backbone="vit_giant_patch14_dinov2", vector=None, tune="all", preprocess=preprocess)
+    assert reason == "the weights do not fit model.json"
+    assert getrusage(RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+
+
+def test_a_flipped_bit_of_a_model_is_noticed_or_harmless(stranger: Path) -> None:
+    whole, noticed = Model.load(stranger), 0
+    for name in ("model.json", "model.safetensors"):
+        content = (stranger / name).read_bytes()
+        for at in range(0, len(content), len(content) // 20):
+            damaged = bytearray(content)
+            damaged[at] ^= 4
+            (stranger / name).write_bytes(damaged)
+            try:
+                loaded = Model.load(stranger)
+            except DataError:
+                noticed += 1
+                continue
+            assert loaded.spec == whole.spec
+            assert all(
+                torch.equal(a, b)
+                for a, b in zip(loaded.method.state_dict().values(), whole.method.state_dict().values(), strict=True)
+            )
+        (stranger / name).write_bytes(content)
+    assert noticed > 30
 
 
 def test_weights_with_a_tensor_too_many_or_too_few(stranger: Path) -> None:

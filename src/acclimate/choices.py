@@ -59,3 +59,9 @@ TableFormat: TypeAlias = Literal["terminal", "markdown", "latex", "csv"]
 OriginKind: TypeAlias = Literal["file", "package", "python"]
 
 Purpose: TypeAlias = Literal["accuracy", "comparison", "choice"]  # of labels that a person gives
+
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+
+AVIF_SUFFIXES = (".avif",)

@@ -30,11 +30,12 @@ from acclimate.methods.base import Method
 from acclimate.methods.registry import BASELINE, CONSENSUS
 from acclimate.model import Model
 from acclimate.networks.backbones import BackboneSource
+from acclimate.outputs import DESCRIPTION, check_output
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs.members import FEWEST, Lesson, looks, members_of, most_agreeing, teach
 from acclimate.runs.prepare import Prepared, prepare
 from acclimate.runs.task import Task
-from acclimate.schema import Entry, as_json, damaged, decode, told
+from acclimate.schema import Checked, as_json, damaged, read, told
 from acclimate.settings import OF_AN_ESTIMATOR, Settings
 from acclimate.training import train
 from acclimate.trust.estimate import Accuracy, reliability
@@ -70,7 +71,7 @@ _LABELS = "biufUO"  # the kinds of NumPy's types
 _LABEL = bool | int | float | str
 
 
-class _Saved(Entry, frozen=True, kw_only=True):
+class _Saved(Checked, frozen=True, kw_only=True):
     """What estimator.json holds: the parameters that are not at their defaults, and what a fit notes of its data."""
 
     schema: int
@@ -248,7 +249,7 @@ class AdaptiveClassifier(
             folder: Where to.
 
         Raises:
-            DataError: The labels are neither numbers nor text.
+            DataError: The labels are neither numbers nor text, or the folder holds something else that would be lost.
             OSError: The folder cannot be written to.
         """
         check_is_fitted(self, "model_")
@@ -266,6 +267,7 @@ class AdaptiveClassifier(
         )
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        check_output(folder / ESTIMATOR, DESCRIPTION)
         self.model_.save(folder)
         write_json(folder / ESTIMATOR, as_json(saved))
 
@@ -291,12 +293,9 @@ class AdaptiveClassifier(
             OptionError: The device does not exist, or the method or the backbone has to be given again.
         """
         folder = Path(folder)
-        try:
-            content = (folder / ESTIMATOR).read_bytes()
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise DataError(f"{folder} holds no estimator: name the folder that save wrote.") from error
-        with told(folder / ESTIMATOR, "fit and save it again"):
-            saved = decode(content, _Saved, schema=SCHEMA)
+        missing, advice = f"{folder} holds no estimator: name the folder that save wrote.", "fit and save it again"
+        saved = read(folder / ESTIMATOR, _Saved, advice, missing=missing, schema=SCHEMA)
+        with told(folder / ESTIMATOR, advice):
             again = {"device": device, "method": method, "backbone": backbone}
             parameters = saved.parameters | {name: value for name, value in again.items() if value is not None}
             try:

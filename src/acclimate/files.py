@@ -1,33 +1,25 @@
-"""Files: written whole, read as JSON, locked, and the folder of the cache."""
+"""Files: written whole, read if they are regular, checked by a digest, and the folder of the cache."""
 
 from __future__ import annotations
 
 import errno
 import glob
+import hashlib
 import json
-import logging
 import os
 import re
 import secrets
 import stat
-import sys
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from acclimate.errors import DataError
-
 TOKEN_BYTES = 8  # of randomness in the name of a file that is being written
 
-PATIENCE = 3.0  # seconds of waiting for a lock before it is mentioned
+MOST_HASHED = 2**46  # bytes of any file that is read only to be compared
 
 MOST_TEXT = 2**29  # bytes of a list, a table or another file of text: five million lines
-
-POLL = 0.1  # seconds between two looks at a lock
-
-log = logging.getLogger("acclimate")
 
 
 @contextmanager
@@ -38,28 +30,52 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     fails, the file is deleted; where the process is killed, `leftovers` finds it.
 
     Args:
-        path: The file to write, in an existing folder. What is there may be a link, which is replaced, not followed.
+        path: The file to write, in an existing folder. What is there may be a link, which is replaced, not followed,
+            but nothing that is no file, such as a device.
         durable: Whether it must outlast a power failure, which takes some milliseconds.
 
     Yields:
         The path to write to; `open_no_follow` opens it.
 
     Raises:
-        OSError: It cannot be written; what was at `path` is still there.
+        OSError: It cannot be written; what was at `path` is still there. The error names `path`.
     """
+    _refuse_special(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(TOKEN_BYTES)}.tmp")
-    temporary.touch(exist_ok=False)
+    with naming(path, temporary):
+        temporary.touch(exist_ok=False)
+        try:
+            mode = temporary.stat().st_mode  # as the umask has it
+            yield temporary
+            if temporary.stat().st_mode != mode:  # safetensors puts a file of its own there, which nobody else may read
+                temporary.chmod(stat.S_IMODE(mode))
+            if durable:
+                with open_no_follow(temporary, "rb+") as file:
+                    os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path, *others: Path) -> Iterator[None]:
+    """An error of the system that names no file, as that of a full disk, or one of the others, names this one."""
     try:
-        mode = temporary.stat().st_mode  # as the umask has it
-        yield temporary
-        if temporary.stat().st_mode != mode:  # safetensors puts a file of its own there, which nobody else may read
-            temporary.chmod(stat.S_IMODE(mode))
-        if durable:
-            with open_no_follow(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.filename is None or error.filename in {str(other) for other in others}:
+            error.filename = str(path)
+        raise
+
+
+def _refuse_special(path: Path) -> None:
+    """Refuse to put a file in the place of a device, a pipe or a socket, which whoever may write there could lose."""
+    try:
+        mode = path.lstat().st_mode
+    except OSError:
+        return  # nothing is there, or the error comes again
+    if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "a device, a pipe or a socket is there", str(path))
 
 
 @contextmanager
@@ -137,20 +153,17 @@ def read_regular(path: str | Path, most: int = MOST_TEXT) -> bytes:
     return content
 
 
-def check_output(path: Path, usual: str) -> None:
-    """Refuse, before anything is computed, a file to write that is a folder or whose folder is not there.
-
-    Args:
-        path: The file, as --out names it.
-        usual: What such a file might be called.
+def digest(path: Path) -> str:
+    """The SHA-256 of a regular file, in hexadecimal.
 
     Raises:
-        DataError: It is.
+        OSError: It is no such file, or cannot be read.
     """
-    if path.is_dir():
-        raise DataError(f"{path} is a folder: name a file with --out, such as {path / usual}.")
-    if not path.parent.is_dir():
-        raise DataError(f"The folder {path.parent} does not exist: make it, or name another file with --out.")
+    with naming(path), open_regular(path, MOST_HASHED) as file:
+        number = hashlib.sha256()
+        while part := file.read(2**20):
+            number.update(part)
+        return number.hexdigest()
 
 
 def leftovers(path: Path) -> list[Path]:
@@ -197,61 +210,3 @@ def cache_folder() -> Path:
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared) / "acclimate"
     return Path.home() / ".cache" / "acclimate"
-
-
-@contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Whether this thread has the file to itself, which is made if need be; the system frees it when a process ends.
-
-    Args:
-        path: The file. It may be deleted by whoever has it.
-        wait: Wait until it is free, and say so after some seconds; otherwise the answer may be False.
-
-    Raises:
-        OSError: The file cannot be made or locked.
-    """
-    mention = time.monotonic() + PATIENCE
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open_no_follow(path, "ab") as file:
-            free = _lock(file)
-            if free and _is_still(file, path):
-                yield True
-                return
-            if not free and not wait:
-                yield False
-                return
-        if not free:
-            if time.monotonic() > mention:
-                log.warning("Waiting for another process that works in %s.", path.parent)
-                mention = float("inf")
-            time.sleep(POLL)
-
-
-def _is_still(file: IO[bytes], path: Path) -> bool:
-    """Whether the path leads to the open file, which its last owner may have deleted."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _lock(file: IO[bytes]) -> bool:
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except PermissionError:
-            return False
-        return True
-
-else:
-    import fcntl
-
-    def _lock(file: IO[bytes]) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True

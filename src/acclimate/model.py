@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -17,8 +17,8 @@ from typing import Any, NamedTuple, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import acclimate
@@ -35,7 +35,7 @@ from acclimate.data.read import domain_of
 from acclimate.errors import AcclimateError, DataError, OptionError
 from acclimate.evaluation import predict as scores
 from acclimate.evaluation.scores import Probabilities
-from acclimate.files import replacing, write_json
+from acclimate.files import digest, read_regular, replacing, write_json
 from acclimate.machine import fast_bf16, random_state_kept
 from acclimate.methods import registry
 from acclimate.methods.base import Method, evaluation_mode
@@ -47,10 +47,23 @@ from acclimate.networks.folding import cast, folded
 from acclimate.networks.network import Network, lay_out_convolutions
 from acclimate.networks.outside import behaviour
 from acclimate.networks.stages import split_top
+from acclimate.outputs import DESCRIPTION, WEIGHTS, check_output
 from acclimate.outside import Origin, shown
 from acclimate.progress import Track, silent
+from acclimate.schema import CHECKSUM, checksum
+from acclimate.tensors import write_tensors
 
 Images: TypeAlias = ImageInHand | Iterable[ImageInHand]
+
+MOST_DESCRIPTION = 2**26  # bytes of a model.json: a hundred thousand classes
+
+MOST_MEAN = 1000  # of a pixel's value, which lies between 0 and 1
+
+MOST_VECTOR = 2**24  # numbers of a feature vector
+
+AT_ONCE = 256  # images of a domain that are computed at once, where they have up to so many pixels a side:
+
+AT_ONCE_UP_TO = 384
 
 IN_HAND = 8  # images that are computed at once: a CPU's caches hold what becomes of them
 
@@ -110,6 +123,7 @@ class ModelSpec:
             given[name] = Origin.from_dict(given[name]) if given[name] is not None else None
         if given["preprocess"] is not None:
             given["preprocess"] = Preprocess(**given["preprocess"])
+            _check_numbers(given["preprocess"])
         return cls(**given)
 
 
@@ -351,7 +365,8 @@ class Model:
             DivergedError: The probabilities are not finite.
         """
         inputs = self._inputs_of(images, track, broken)
-        p = scores.predict(self.method, inputs, device=self.device, batch_size=_batch_size(images), track=track)
+        size = _batch_size(images, self.spec.preprocess)
+        p = scores.predict(self.method, inputs, device=self.device, batch_size=size, track=track)
         return Prediction(tuple(self.spec.classes[k] for k in p.argmax(1)), p)
 
     def features(self, images: Domain | Images, track: Track = silent) -> npt.NDArray[np.float32]:
@@ -365,7 +380,8 @@ class Model:
             DataError: An image cannot be read, or the model reads something else.
         """
         inputs = self._inputs_of(images, track)
-        return scores.features(self.method, inputs, device=self.device, batch_size=_batch_size(images), track=track)
+        size = _batch_size(images, self.spec.preprocess)
+        return scores.features(self.method, inputs, device=self.device, batch_size=size, track=track)
 
     def _inputs_of(self, images: Domain | Images, track: Track, broken: BrokenImages | None = None) -> Inputs:
         """What the method reads of a domain, or of images in hand, which bypass the cache."""
@@ -401,15 +417,39 @@ class Model:
             return int(self.method.feature(self.method_input(x), "target").shape[1])
 
     def save(self, folder: Path) -> None:
-        """Write model.safetensors and model.json."""
+        """Write model.safetensors and model.json, with checksums that `load` compares.
+
+        Raises:
+            DataError: The folder holds a finished run, or other files of these names.
+            OSError: They cannot be written.
+        """
+        check_output(folder / "model.json", DESCRIPTION)
+        check_output(folder / "model.safetensors", WEIGHTS)
         tensors = {f"method/{name}": tensor for name, tensor in self.method.state_dict().items()}
         if self.frozen is not None:
             tensors |= {f"frozen/{name}": tensor for name, tensor in self.frozen.state_dict().items()}
-        versions = {"acclimate": acclimate.__version__, "torch": torch.__version__}
         with replacing(folder / "model.safetensors") as temporary:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-            digest = sha256(temporary)
-        write_json(folder / "model.json", {**asdict(self.spec), "versions": versions, "sha256": digest})
+            write_tensors(temporary, tensors)
+            sha256 = digest(temporary)
+        versions = {"acclimate": acclimate.__version__, "torch": str(torch.__version__)}
+        entries = {**asdict(self.spec), "versions": versions, "sha256": sha256}
+        write_json(folder / "model.json", {**entries, CHECKSUM: checksum(entries)})
+
+    def _take(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over the tensors of a file.
+
+        Raises:
+            RuntimeError: They are others than the model has.
+        """
+        parts = {"method/": self.method, "frozen/": self.frozen}
+        for name, module in parts.items():
+            of_part = {k.removeprefix(name): tensor for k, tensor in tensors.items() if k.startswith(name)}
+            if module is not None:
+                module.load_state_dict(of_part)
+            elif of_part:
+                raise RuntimeError(f"there are tensors of a part {name} that the model does not have")
+        if not all(name.startswith(tuple(parts)) for name in tensors):
+            raise RuntimeError("there are tensors of no part of the model")
 
     @classmethod
     @random_state_kept(torch.device("cpu"))  # the weights are drawn before they are read
@@ -423,6 +463,9 @@ class Model:
         extractor: Extractor | None = None,
     ) -> Model:
         """Read what `save` wrote. A model from a stranger is safe to open: nothing is unpickled, and no file is run.
+
+        Before a network is built or a tensor is read, the names and shapes of the tensors are compared with those that
+        the description asks for, so that a description takes no more memory than its weights do.
 
         A method or a backbone from a file is run only if it is given again, and only if the file is what it was when
         the model was trained. A class or a module that is handed over is taken as it is, because Python runs it
@@ -444,7 +487,9 @@ class Model:
         """
         whose = f"The model in {folder}"
         with _readable(folder):
-            spec = ModelSpec.from_json(json.loads((folder / "model.json").read_text(encoding="utf-8")))
+            entries = _description(folder / "model.json")
+            altered = entries.pop(CHECKSUM, None) not in (None, checksum(entries))
+            spec = ModelSpec.from_json(entries)
             if spec.origin is None:
                 registry.own(spec.method)  # refuses what is none
         if extractor == "openvino":
@@ -455,6 +500,9 @@ class Model:
             network = given_again(spec.backbone, spec.backbone_origin, backbone, spec.preprocess, whose)
         with _readable(folder):
             check_options(found.method, spec.options)
+            if spec.backbone_origin is None:
+                _check_weights(spec, found.method, folder / "model.safetensors")
+            sha256 = _digest_meanwhile(folder / "model.safetensors")
             tensors = load_file(folder / "model.safetensors")
             if network is not None:
                 spec = replace(spec, backbone=network.name, backbone_origin=network.origin)
@@ -464,11 +512,11 @@ class Model:
             device = torch.device(device)
             spec = replace(spec, method=found.name, origin=found.origin, bf16=spec.bf16 and fast_bf16(device))
             model = cls(spec, network, device, method=found.method)
-            for name, module in {"method/": model.method, "frozen/": model.frozen}.items():
-                if module is not None:
-                    module.load_state_dict(
-                        {k.removeprefix(name): tensor for k, tensor in tensors.items() if k.startswith(name)}
-                    )
+            model._take(tensors)
+            if entries.get("sha256") not in (None, sha256.result()):
+                raise ValueError("the checksum of model.safetensors is another")
+            if altered:
+                raise ValueError("the checksum of model.json is another")
             model.method.to(device)  # tensors whose shapes only the file knows were not there to be moved before
         check_weights(folder)
         model.method.eval()  # so that no thread that predicts has to change the mode, and have it changed back
@@ -496,8 +544,8 @@ def check_weights(folder: Path) -> None:
         DataError: They are not, or there is no model.
     """
     with _readable(folder):
-        expected = json.loads((folder / "model.json").read_text(encoding="utf-8")).get("sha256")
-        found = sha256(folder / "model.safetensors")
+        expected = _description(folder / "model.json").get("sha256")
+        found = digest(folder / "model.safetensors")
     if expected is not None and expected != found:
         raise DataError(
             f"{folder / 'model.safetensors'} is not the file that was saved with model.json: its SHA-256 differs; "
@@ -505,14 +553,51 @@ def check_weights(folder: Path) -> None:
         )
 
 
-def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _description(path: Path) -> dict[str, Any]:
+    """The entries of a model.json.
+
+    Raises:
+        ValueError: It is not JSON, or was altered.
+        OSError: It cannot be read.
+    """
+    try:
+        entries = json.loads(read_regular(path, MOST_DESCRIPTION))
+    except RecursionError as error:
+        raise ValueError("its entries lie too deep in each other") from error
+    if not isinstance(entries, dict):
+        raise TypeError("model.json is not an object")
+    return entries
 
 
-def _batch_size(images: object) -> int:
-    return 256 if isinstance(images, Domain) else IN_HAND
+def _check_weights(spec: ModelSpec, method: type[Method], path: Path) -> None:
+    """Check by their names and shapes that the tensors in a file are those of a model; none is read or made.
+
+    Raises:
+        RuntimeError: They are others.
+    """
+    with safe_open(path, framework="pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        tensors = {name: torch.empty(part.get_shape(), device="meta") for name, part in slices.items()}
+    with torch.device("meta"):
+        network = named_backbone(spec.backbone, pretrained=False) if spec.backbone is not None else None
+        Model(spec, network, "meta", method=method)._take(tensors)
+
+
+def _digest_meanwhile(path: Path) -> Future[str]:
+    """The SHA-256 of a file, computed while something else is done."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(digest, path)
+    pool.shutdown(wait=False)
+    return future
+
+
+def _batch_size(images: object, preprocess: Preprocess | None) -> int:
+    """How many images are computed at once; fewer if they are large, or a stranger's model would fill the memory."""
+    if not isinstance(images, Domain):
+        return IN_HAND
+    if preprocess is None or preprocess.size <= AT_ONCE_UP_TO:
+        return AT_ONCE
+    return max(AT_ONCE * AT_ONCE_UP_TO**2 // preprocess.size**2, IN_HAND)
 
 
 @contextmanager
@@ -581,6 +666,8 @@ def _map_shape(backbone: Backbone) -> tuple[int, int, int] | None:
 def _check_entries(entry: dict[str, Any]) -> None:
     """Check the content of a model.json, which may come from anywhere."""
     classes, backbone, preprocess = entry["classes"], entry["backbone"], entry["preprocess"]
+    if not isinstance(preprocess, dict | None):
+        raise ValueError("model.json has an impossible value of preprocess")
     named = isinstance(classes, list | tuple) and all(isinstance(name, str) for name in classes)
     sound = {
         "method": isinstance(entry["method"], str),
@@ -591,6 +678,7 @@ def _check_entries(entry: dict[str, Any]) -> None:
         "tune": entry["tune"] in get_args(Tune),
         "bottleneck": type(entry["bottleneck"]) is int and entry["bottleneck"] >= 0,
         "preprocess": (preprocess is None) == (backbone is None),
+        "pixels": preprocess is None or all(type(preprocess.get(name)) is int for name in ("resize", "size")),
         "interpolation": preprocess is None or preprocess["interpolation"] in get_args(Interpolation),
         "bf16": isinstance(entry["bf16"], bool),
         "cache_precision": entry["cache_precision"] in get_args(Precision),
@@ -601,8 +689,15 @@ def _check_entries(entry: dict[str, Any]) -> None:
         raise ValueError(f"model.json has an impossible value of {', '.join(wrong)}")
 
 
+def _check_numbers(preprocess: Preprocess) -> None:
+    """Refuse means and deviations of a model.json by which no image can be prepared."""
+    numbers = (*preprocess.mean, *preprocess.std)
+    if not all(type(number) in (int, float) and abs(number) <= MOST_MEAN for number in numbers) or 0 in preprocess.std:
+        raise ValueError("model.json has impossible means or deviations")
+
+
 def _is_length(value: object) -> bool:
-    return value is None or (type(value) is int and value >= 1)
+    return value is None or (type(value) is int and 1 <= value <= MOST_VECTOR)
 
 
 def _reason(error: Exception) -> str:

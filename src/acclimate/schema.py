@@ -1,18 +1,25 @@
-"""Typed JSON: what a file holds is checked against a type, and what is wrong with it is said in plain words."""
+"""Typed JSON: what a file holds is checked against a type, and what is wrong with it is said in plain words.
+
+What is written of a `Checked` has a checksum, so that a file that was damaged is not taken for what was written even
+where it still fits the type.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 
 from acclimate.errors import LONGEST, DataError, brief
+from acclimate.files import read_regular
 
 T = TypeVar("T")
 
@@ -33,6 +40,21 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
     A file must have them all and no others; those whose default is `msgspec.UNSET` may be left out.
     """
+
+
+class Checked(Entry, frozen=True, kw_only=True):
+    """An entry whose file has a checksum as well, so that damage to a value is noticed.
+
+    A file without one is taken as it is: a person may have written it.
+    """
+
+
+CHECKSUM = "checksum"  # the entry's name
+
+
+def checksum(entries: Mapping[str, Any]) -> int:
+    """A number (CRC-32) that the least change of these entries changes, as JSON has them, but not their order."""
+    return zlib.crc32(json.dumps(entries, sort_keys=True).encode())
 
 
 class UnreadableError(ValueError):
@@ -64,7 +86,7 @@ def told(where: object, advice: str) -> Iterator[None]:
 def as_json(entry: Entry) -> dict[str, Any]:
     """What `decode` reads back, for JSON."""
     values: dict[str, Any] = msgspec.to_builtins(entry, enc_hook=_plain)
-    return values
+    return values | {CHECKSUM: checksum(values)} if isinstance(entry, Checked) else values
 
 
 def _plain(value: object) -> object:
@@ -75,8 +97,31 @@ def _plain(value: object) -> object:
     raise TypeError(f"{value!r} is nothing that JSON has")
 
 
+def read(path: Path, kind: type[T], advice: str, *, missing: str | None = None, schema: int | None = None) -> T:
+    """Read a file of JSON of a type.
+
+    Args:
+        path: The file.
+        kind: The type.
+        advice: What to do if it is damaged, as a sentence ends.
+        missing: The sentence for a file that is not there; None makes it one of a file that cannot be read.
+        schema: As for `decode`.
+
+    Raises:
+        DataError: It is not there, cannot be read, or is damaged.
+    """
+    try:
+        content = read_regular(path)
+    except OSError as error:
+        if missing is not None and isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise DataError(missing) from error
+        raise DataError(f"{path} cannot be read ({error.strerror}): {advice}.") from error
+    with told(path, advice):
+        return decode(content, kind, schema=schema)
+
+
 def decode(content: bytes, kind: type[T], *, schema: int | None = None) -> T:
-    """Read JSON of a type.
+    """Read JSON of a type; of a `Checked` with its checksum.
 
     Args:
         content: The JSON, in UTF-8.
@@ -93,6 +138,7 @@ def decode(content: bytes, kind: type[T], *, schema: int | None = None) -> T:
         raise damaged("it is not JSON") from error
     if schema is not None and isinstance(raw, dict):
         _check_schema(raw, schema)
+    sealed = raw.pop(CHECKSUM, None) if isinstance(raw, dict) and _is_checked(kind) else None
     try:
         value = convert(raw, kind)
         strays = list(_strays(raw, value))
@@ -100,6 +146,8 @@ def decode(content: bytes, kind: type[T], *, schema: int | None = None) -> T:
         raise damaged("its entries lie too deep in each other") from error
     if strays:
         raise damaged(strays[0])
+    if sealed is not None and sealed != checksum(raw):
+        raise damaged("its checksum is another")
     return value
 
 
@@ -120,6 +168,10 @@ def convert(raw: object, kind: type[T], at: str = "") -> T:
         raise damaged(_in_words(str(error), at)) from error
     except UnicodeEncodeError as error:  # half a character in the name of an entry
         raise damaged("an entry has a name that is no text") from error
+
+
+def _is_checked(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Checked)
 
 
 def _refused(constant: str) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,16 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from acclimate.data.batches import Pair
 from acclimate.errors import DivergedError, OptionError
-from acclimate.files import replacing
 from acclimate.methods.base import Method, Objective, Stage
 from acclimate.parallel import Replicas, world
 from acclimate.settings import Recipe
+from acclimate.tensors import DamagedTensorsError, load_tensors, save_tensors
 
 
 class Checkpoint(NamedTuple):
@@ -30,24 +27,35 @@ class Checkpoint(NamedTuple):
         tensors: The method's state, the optimiser's state and the state of the random numbers.
         stage: Number of the stage.
         step: Steps done, over all stages.
+        run: What tells the run that it is of from others.
     """
 
     tensors: dict[str, Tensor]
     stage: int
     step: int
+    run: str = ""
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file; a kill at any moment leaves the old one or the new one."""
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors.items()}
-        with replacing(Path(path)) as temporary:
-            save_file(tensors, temporary, metadata={"at": json.dumps({"stage": self.stage, "step": self.step})})
+        """Write one safetensors file; a kill at any moment leaves the old one or the new one.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        save_tensors(Path(path), self.tensors, {"stage": self.stage, "step": self.step, "run": self.run})
 
     @classmethod
     def load(cls, path: str | Path) -> Checkpoint:
-        """Read what `save` wrote."""
-        with safe_open(path, framework="pt") as file:
-            at = json.loads(file.metadata()["at"])
-            return cls({name: file.get_tensor(name) for name in file.keys()}, **at)  # noqa: SIM118 (not a mapping)
+        """Read what `save` wrote.
+
+        Raises:
+            DamagedTensorsError: The file was altered.
+            OSError: It cannot be read.
+        """
+        tensors, note = load_tensors(Path(path))
+        try:
+            return cls(tensors, **note)
+        except TypeError as error:
+            raise DamagedTensorsError(f"{path} is of another version") from error
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from acclimate.runs.members import members_of
 from acclimate.screen import Screen
 from acclimate.settings import Settings
 from acclimate.trust.validators import VALIDATORS
+from recorded import noted_anew
 from tiny import refused, succeeds, vectors
 
 GRID = """
@@ -102,6 +103,7 @@ def table(
     lines = [[*b, CLASSES[k], "0.8", *map(str, row)] for b, k, row in zip(begin, said, p, strict=True)]
     with file.open("w", encoding="utf-8", newline="") as out:
         csv.writer(out).writerows([heading, *lines])
+    noted_anew(file.parent)
 
 
 def holds_out(bench: Path, row: str, wrong: int) -> None:
@@ -168,15 +170,18 @@ def test_the_answers_in_the_records_are_not_looked_at(bench: Path) -> None:
         for score in record["scores"]["per_class"]:
             score |= {"correct": 0, "accuracy": 0.0}
         file.write_text(json.dumps(record), encoding="utf-8")
+        noted_anew(file.parent)
     lines = [json.loads(line) for line in (bench / "records.jsonl").read_text(encoding="utf-8").splitlines()]
     for line in lines:
         line["scores"] |= {"accuracy": 0.0, "mean_per_class": 0.0}
+        del line["checksum"]
     (bench / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     assert succeeds("choose", bench, "--format", "csv").stdout == before
     for file in bench.glob("runs/*/record.json"):
         record = json.loads(file.read_text(encoding="utf-8"))
         record["scores"], record["data"]["target"]["labelled"] = None, False
         file.write_text(json.dumps(record), encoding="utf-8")
+        noted_anew(file.parent)
     assert succeeds("choose", bench, "--format", "csv").stdout == before
 
 
@@ -210,6 +215,7 @@ def lose_data(bench: Path) -> None:
         record = json.loads(run.read_text(encoding="utf-8"))
         record["settings"]["source"] = "/nowhere/source.npz"
         run.write_text(json.dumps(record), encoding="utf-8")
+        noted_anew(run.parent)
 
 
 def test_leaders_that_differ_leave_it_undecided_with_images_to_label(bench: Path) -> None:
@@ -312,6 +318,7 @@ def test_no_source_only(bench: Path) -> None:
 def test_other_images(bench: Path) -> None:
     file = run_of(bench, "DAN") / "predictions.csv"
     file.write_text(file.read_text(encoding="utf-8").replace("\n0,", "\nother,"), encoding="utf-8")
+    noted_anew(file.parent)
     sentence = refused("choose", bench, "--task", "S-T")
     assert sentence.endswith("compare runs on one task.")
 
@@ -346,6 +353,7 @@ def test_runs_that_fit_made_with_source_only_beside_them(tmp_path: Path) -> None
     record = json.loads((together / "record.json").read_text(encoding="utf-8"))
     record["settings"]["method"] = record["model"]["method"] = "consensus"
     (together / "record.json").write_text(json.dumps(record), encoding="utf-8")
+    noted_anew(together)
     (again,) = json.loads(succeeds("choose", *runs, together, "--json").stdout)
     assert again == ranking  # the consensus is no candidate beside those that it is made of
 

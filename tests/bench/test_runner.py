@@ -17,7 +17,7 @@ from acclimate.bench import papers, runner, workers
 from acclimate.bench.grid import Grid, Row, grid_of, settings_of
 from acclimate.bench.plan import PlannedRun, Tasks, plan
 from acclimate.errors import DataError, OptionError
-from acclimate.files import locked
+from acclimate.locks import locked
 from acclimate.methods import registry
 from acclimate.runs import run as experiment
 from acclimate.screen import Screen

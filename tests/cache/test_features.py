@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import forks
-from acclimate import files
+from acclimate import files, locks
 from acclimate.cache import identity, index, upkeep, writer
 from acclimate.cache.content import Content, stores_folder
 from acclimate.cache.features import features
@@ -802,6 +802,7 @@ def test_a_complete_cache_that_may_only_be_read_is_read(
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr(files, "open_no_follow", refuse)
+    monkeypatch.setattr(locks, "open_no_follow", refuse)
     monkeypatch.setattr(os, "utime", refuse)
     np.testing.assert_array_equal(values(compute(Encoder(0), domain.select(range(6)))), expected)
     assert warnings(caplog) == []
@@ -860,13 +861,13 @@ def test_two_processes(domain: Domain, photos: list[Path], caplog: pytest.LogCap
 def test_waiting_is_mentioned_and_what_is_there_is_not_waited_for(
     domain: Domain, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "PATIENCE", 0.05)
-    monkeypatch.setattr(files, "POLL", 0.01)
+    monkeypatch.setattr(locks, "PATIENCE", 0.05)
+    monkeypatch.setattr(locks, "POLL", 0.01)
     some = values(compute(Encoder(), domain.select([0, 1, 2])))
     held, free = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with files.locked(stores()[0] / "lock"):
+        with locks.locked(stores()[0] / "lock"):
             held.set()
             free.wait(10)
 
@@ -887,7 +888,7 @@ def test_rows_that_are_being_verified_are_waited_for(domain: Domain) -> None:
     kept = Store(stores()[0])
     note = kept.note()
     assert note is not None
-    with files.locked(kept.lock):
+    with locks.locked(kept.lock):
         assert kept.read(identities(domain))[0] is not None
         write_note(kept.folder, replace(note, size=-1))  # as in the middle of a check
         assert kept.read(identities(domain))[0] is None
@@ -897,15 +898,15 @@ def test_rows_that_are_being_verified_are_waited_for(domain: Domain) -> None:
 def test_the_lock_on_a_file_that_was_just_deleted_does_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path, original = tmp_path / "folder" / "lock", files._lock
+    path, original = tmp_path / "folder" / "lock", locks._lock
 
     def late(file: Any) -> bool:
-        monkeypatch.setattr(files, "_lock", original)
+        monkeypatch.setattr(locks, "_lock", original)
         shutil.rmtree(path.parent)
         return original(file)
 
-    monkeypatch.setattr(files, "_lock", late)
-    with files.locked(path) as mine, files.locked(path, wait=False) as second:
+    monkeypatch.setattr(locks, "_lock", late)
+    with locks.locked(path) as mine, locks.locked(path, wait=False) as second:
         assert mine
         assert not second
 
@@ -1064,7 +1065,7 @@ def test_prune_by_age_and_size(domain: Domain) -> None:
 
 def test_a_store_in_use_is_left_alone(domain: Domain) -> None:
     compute(Encoder(), domain)
-    with files.locked(stores()[0] / "lock"):
+    with locks.locked(stores()[0] / "lock"):
         assert upkeep.clear().busy == (stores()[0],)
         done = acclimate("cache", "prune", "--older-than", "0")
         assert f"{stores()[0]} is in use and stays" in " ".join(done.stderr.split())

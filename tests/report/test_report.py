@@ -330,7 +330,7 @@ def test_out_names_the_file(tmp_path: Path) -> None:
     assert not (run / "report.html").exists()
     (tmp_path / "file").touch()
     sentence = refused_with_remarks(run, tmp_path / "file" / "r.html")
-    assert "cannot be written" in sentence
+    assert "does not exist" in sentence
 
 
 def refused_with_remarks(run: Path, out: Path) -> str:

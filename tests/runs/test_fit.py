@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from safetensors.torch import save_file
 import acclimate as package
 import forks
 from acclimate.evaluation.scores import changes
+from acclimate.locks import alone
 from acclimate.methods import registry
 from acclimate.runs import run as experiment
 from acclimate.runs.files import RUN_FILES, read_predictions
@@ -82,7 +85,7 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert files(a) == files(b)
     for name in files(a) & FILES - {"record.json"}:
         assert (a / name).read_bytes() == (b / name).read_bytes(), name
-    told = ("command", "seconds", "resumed_at", "compare", "trust")
+    told = ("command", "seconds", "resumed_at", "compare", "trust", "checksum")
     ours, theirs = ({k: v for k, v in record(out).items() if k not in told} for out in (a, b))
     for entry in (ours, theirs):
         entry["settings"].pop("checkpoint_seconds")
@@ -524,11 +527,84 @@ def test_an_unfinished_run_is_not_mixed_with_another(arrays: tuple[str, ...], tm
     before = contents(tmp_path / "run")
     assert "other settings (seed)" in refused(*command, "--seed", "1")
     assert contents(tmp_path / "run") == before
-    checkpoint = tmp_path / "run" / "checkpoint" / "last.safetensors"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:-1])
-    assert "is damaged: use --overwrite to begin anew." in refused(*command)
-    succeeds(*command, "--overwrite")
-    assert record(tmp_path / "run")["resumed_at"] is None
+
+
+@pytest.mark.usefixtures("_interrupted")
+@pytest.mark.parametrize(
+    ("damaged", "resumed_at", "told"),
+    [
+        (["last.safetensors"], 1, "the run goes on from the one before"),
+        (["last.safetensors", "before.safetensors"], None, "the run begins anew"),
+        (["run.json"], 2, ""),
+        (["../skipped.csv"], 2, ""),  # its heading, which says nothing
+        (["../metrics.jsonl"], None, "The log of the run's training is damaged, so it begins anew"),
+    ],
+)
+def test_what_is_damaged_of_an_interrupted_run_changes_no_bit(
+    arrays: tuple[str, ...], tmp_path: Path, damaged: list[str], resumed_at: int | None, told: str
+) -> None:
+    command = ("fit", *arrays, *SMALL, "--steps", "6", "--checkpoint-seconds", "0", "--out")
+    assert acclimate(*command, tmp_path / "run").exit_code == 130
+    for name in damaged:
+        file = tmp_path / "run" / "checkpoint" / name
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    assert told in " ".join(succeeds(*command, tmp_path / "run").stderr.split())
+    assert record(tmp_path / "run")["resumed_at"] == resumed_at
+    succeeds(*command, tmp_path / "whole")
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.json", "predictions.csv", "metrics.jsonl", "skipped.csv"])
+@pytest.mark.parametrize("damage", ["flipped", "empty", "deleted"])
+def test_a_finished_run_is_whole_or_made_again(arrays: tuple[str, ...], tmp_path: Path, name: str, damage: str) -> None:
+    command = ("fit", *arrays, *SMALL, "--steps", "2", "--no-report", "--out", tmp_path / "run")
+    succeeds(*command)
+    shutil.copytree(tmp_path / "run", tmp_path / "before")
+    file = tmp_path / "run" / name
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes({"flipped": bytes(content), "empty": b"", "deleted": b""}[damage])
+    if damage == "deleted":
+        file.unlink()
+    told = " ".join(succeeds(*command).stderr.split())
+    assert "is missing. The run is made again." in told or "is damaged or was altered. The run is made again." in told
+    assert_same_run(tmp_path / "run", tmp_path / "before")
+
+
+# --- two at once ---------------------------------------------------------------------------------------------------
+
+
+def test_the_same_command_twice_makes_one_run(arrays: tuple[str, ...], tmp_path: Path) -> None:
+    """The second waits, says for whom, and reads what the first has made."""
+    command = [
+        sys.executable,
+        "-m",
+        "acclimate",
+        "fit",
+        *arrays,
+        *SMALL,
+        "--method",
+        "dann",
+        "--steps",
+        "2",
+        "--no-report",
+        "--out",
+    ]
+    with alone(tmp_path / "run"):
+        second = subprocess.Popen([*command, tmp_path / "run"], stderr=subprocess.PIPE, text=True)
+        assert second.stderr is not None
+        waiting = next(line for line in iter(second.stderr.readline, "") if "which began at" in line)
+        assert f"Process {os.getpid()}, which" in waiting
+        refusal = refused(
+            "fit", *arrays, *SMALL, "--method", "dann", "--steps", "2", "--overwrite", "--out", tmp_path / "run"
+        )
+        assert refusal.startswith(f"Process {os.getpid()}, which began at ")
+        assert not (tmp_path / "run" / "record.json").exists()
+    assert second.wait(60) == 0
+    second.stderr.close()
+    assert files(tmp_path / "run") == FILES
 
 
 # --- parts of a backbone -------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from acclimate.evaluation.labels import NONE, Row, Todo, read_labels, write_labe
 from acclimate.runs.files import write_predictions
 from acclimate.runs.labels import answer, draw
 from acclimate.trust.labels import Comparison, Estimate
-from recorded import finished_run
+from recorded import finished_run, noted_anew
 from tiny import refused, succeeds, vectors
 
 N = 120
@@ -190,6 +190,7 @@ def test_a_file_of_another_run_is_refused(run: Path, tmp_path: Path) -> None:
     file = fill(todo(run))
     assert "was drawn for another run" in refused("evaluate", other, "--labels", file)
     write_predictions(run / "predictions.csv", [str(i) for i in range(N)], predictions(0.8, 3), CLASSES)
+    noted_anew(run)
     assert "was drawn for another run" in refused("evaluate", run, "--labels", file)
 
 

@@ -15,11 +15,11 @@ from acclimate.bench.plan import Cell, PlannedRun
 from acclimate.bench.records import BenchRecord, CellScores, Trained, write_records
 from acclimate.errors import RunsFailedError
 from acclimate.evaluation.scores import DomainErrors
-from acclimate.files import write_json
+from acclimate.files import read_regular, write_json
 from acclimate.methods import registry
 from acclimate.outside import shown
 from acclimate.runs.record import read_record
-from acclimate.schema import Entry, UnreadableError
+from acclimate.schema import Checked, UnreadableError
 from acclimate.settings import OF_A_ROW
 
 
@@ -96,15 +96,11 @@ class Result(NamedTuple):
 
 
 def result_of(made: PlannedRun) -> Result:
-    """What a run's folder holds of its result.
-
-    Raises:
-        DataError: Its record is damaged.
-    """
+    """What a run's folder holds of its result."""
     if not made.finished:
         error = _read_failure(made.folder)
         return Result("missing" if error is None else "failed", error, None, {}, {}, None)
-    record = read_record(made.folder / "record.json", "delete its folder and run the bench again")
+    record = read_record(made.folder / "record.json")
     scores = None
     if record.scores is not None:
         scores = CellScores(
@@ -130,7 +126,7 @@ def result_of(made: PlannedRun) -> Result:
     )
 
 
-class Failure(Entry, frozen=True, kw_only=True):
+class Failure(Checked, frozen=True, kw_only=True):
     """The content of failed.json: why a run failed, in a sentence."""
 
     error: str
@@ -144,8 +140,8 @@ def write_failure(folder: Path, sentence: str) -> None:
 def _read_failure(folder: Path) -> str | None:
     """Why a run failed; None if it did not. A note that is damaged is as good as none: the run is made again anyway."""
     try:
-        return schema.decode((folder / "failed.json").read_bytes(), Failure).error
-    except (FileNotFoundError, UnreadableError):
+        return schema.decode(read_regular(folder / "failed.json"), Failure).error
+    except (OSError, UnreadableError):
         return None
 
 

@@ -24,9 +24,8 @@ from acclimate.methods import registry
 from acclimate.methods.registry import BASELINE, CONSENSUS
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs.directory import baseline
-from acclimate.runs.files import read_predictions, read_source_predictions
 from acclimate.runs.frozen import frozen_features
-from acclimate.runs.record import RunRecord, read_record
+from acclimate.runs.record import RunRecord, predictions_of, read_record, source_predictions_of
 from acclimate.settings import comparable
 from acclimate.trust.choose import LEADING, LEAST_CANDIDATES, Candidate, Choice, choose, leading
 from acclimate.trust.validators import VALIDATORS, Evidence
@@ -194,7 +193,7 @@ def _predictions(runs: Sequence[Made]) -> tuple[tuple[str, ...], list[npt.NDArra
     probabilities = []
     for run in runs:
         classes = run.record.model.classes
-        said = read_predictions(run.folder / "predictions.csv", run.record.data.target.items, len(classes))
+        said = predictions_of(run.folder, run.record)
         images = images or said.names
         if said.names != images or classes != runs[0].record.model.classes:
             raise DataError(
@@ -209,7 +208,7 @@ def _of_source(run: Made, frozen: Mapping[str, Any], where: Mapping[str, int]) -
     path = run.folder / "source_predictions.csv"
     if not path.exists() or _target_only(run.record):
         return {}
-    held = read_source_predictions(path, run.record.model.classes)
+    held = source_predictions_of(run.folder, run.record)
     found: dict[str, Any] = {"p_source": _normalised(held.probabilities), "y_source": held.labels}
     if frozen:
         at = [where.get(name, -1) for name in held.names]

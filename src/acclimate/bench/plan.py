@@ -12,6 +12,7 @@ from acclimate.datasets.catalogue import TaskNames
 from acclimate.errors import DataError
 from acclimate.methods import registry
 from acclimate.runs import task as fit
+from acclimate.runs.record import read_record, verify
 from acclimate.runs.task import Task, Tasks
 from acclimate.settings import Settings
 
@@ -33,8 +34,15 @@ class PlannedRun(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do, not even to tidy up after a kill."""
-        return (self.folder / "record.json").exists() and not (self.folder / "checkpoint").exists()
+        """Whether there is nothing left to do, not even to tidy up after a kill; its weights may be deleted."""
+        if (self.folder / "checkpoint").exists():
+            return False
+        try:
+            record = read_record(self.folder / "record.json")
+            verify(self.folder, record, *(name for name in record.files if name != "model.safetensors"))
+        except DataError:
+            return False
+        return True
 
     @property
     def content(self) -> str:

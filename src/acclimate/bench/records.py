@@ -17,8 +17,8 @@ from acclimate.choices import Metric, Tune
 from acclimate.datasets.catalogue import TaskNames
 from acclimate.errors import DataError
 from acclimate.evaluation.scores import ClassScore, DomainErrors
-from acclimate.files import write_jsonl
-from acclimate.schema import Entry, Fraction, Plain, Positive
+from acclimate.files import read_regular, write_jsonl
+from acclimate.schema import Checked, Entry, Fraction, Plain, Positive
 from acclimate.settings import check_recorded
 
 SCHEMA = 1
@@ -66,7 +66,7 @@ class Trained(Entry, frozen=True, kw_only=True):
     threads: Positive
 
 
-class BenchRecord(Entry, frozen=True, kw_only=True):
+class BenchRecord(Checked, frozen=True, kw_only=True):
     """A line of records.jsonl: a cell of a grid, and the result of its run. Nothing in it depends on when and where.
 
     Attributes:
@@ -143,7 +143,7 @@ def read_records(paths: Sequence[Path]) -> list[BenchRecord]:
 
 def _read(path: Path) -> list[BenchRecord]:
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_regular(path).splitlines()
     except OSError as error:
         raise DataError(
             f"{path} cannot be read ({error.strerror}): name the folder that acclimate bench wrote with --out."

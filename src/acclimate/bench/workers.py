@@ -12,11 +12,12 @@ from typing import Any, NamedTuple, Protocol
 from acclimate.bench.board import write_failure
 from acclimate.bench.plan import PlannedRun
 from acclimate.errors import AcclimateError, OptionError
-from acclimate.files import locked
+from acclimate.locks import alone
 from acclimate.machine import keep_freed_memory, silence_pillow, torch_threads
 from acclimate.processes import serve, signals_held
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs import fit
+from acclimate.runs.directory import discard_damaged
 from acclimate.runs.task import Tasks
 
 POLL = 0.2  # seconds between two looks at what an executor has made
@@ -46,9 +47,8 @@ class Maker:
 
     def make(self, wanted: PlannedRun, *, wait: bool) -> bool:
         """Make a run; False if another process is making it, unless that is waited for."""
-        wanted.folder.mkdir(parents=True, exist_ok=True)
-        with locked(wanted.folder / "lock", wait=wait) as mine:
-            if mine:
+        with alone(wanted.folder, wait=wait) as mine:
+            if mine and not wanted.finished:
                 try:
                     self._run(wanted)
                 except Exception as error:  # whatever it is, the other runs go on
@@ -62,6 +62,7 @@ class Maker:
     def _run(self, wanted: PlannedRun) -> None:
         task = self.tasks.of(wanted.settings)
         wanted.check(task)
+        discard_damaged(wanted.folder)
         with torch_threads(self.how.threads):
             fit.make(wanted.settings, task, wanted.folder, self.screen, command=self.how.command)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import secrets
-import zlib
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from acclimate.cache.content import FORMAT, Content
 from acclimate.files import write_whole
+from acclimate.schema import checksum
 
 NOTE = "store.json"
 
@@ -75,7 +75,7 @@ def read_note(folder: Path) -> Note | None:
     """
     try:
         entries = json.loads((folder / NOTE).read_bytes())
-        if entries.pop("checksum") != _checksum(entries):
+        if entries.pop("checksum") != checksum(entries):
             raise ValueError("it was altered")
         note = Note(**{name: entries[name] for name in Note.__dataclass_fields__})
     except FileNotFoundError:
@@ -92,9 +92,5 @@ def write_note(folder: Path, note: Note) -> None:
         OSError: It cannot be written.
     """
     entries = {"what": WHAT, "format": FORMAT, **asdict(note)}
-    entries["checksum"] = _checksum(entries)
+    entries["checksum"] = checksum(entries)
     write_whole(folder / NOTE, json.dumps(entries, indent=2).encode())
-
-
-def _checksum(entries: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(entries, sort_keys=True).encode())

@@ -27,7 +27,7 @@ from acclimate.cache.note import NOTE, DamagedNoteError, Note, read_note, write_
 from acclimate.cache.rows import LOCK, Array, RowFiles, delete_all_but_lock
 from acclimate.cache.writer import Writer
 from acclimate.data.domain import Indices
-from acclimate.files import locked
+from acclimate.locks import locked
 
 log = logging.getLogger("acclimate")
 

@@ -13,7 +13,7 @@ from acclimate.cache.note import NOTE
 from acclimate.cache.packing import drop_dead_rows
 from acclimate.cache.rows import RowFiles, files_of_store
 from acclimate.cache.store import Store
-from acclimate.files import locked
+from acclimate.locks import locked
 
 DAY = 24 * 3600
 GB = 10**9

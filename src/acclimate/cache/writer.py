@@ -19,6 +19,7 @@ from acclimate.cache.identity import Identities
 from acclimate.cache.index import RECORD, guards
 from acclimate.cache.note import Note, read_note, write_note
 from acclimate.cache.rows import Array, RowFiles, delete_all_but_lock, path_line
+from acclimate.files import open_no_follow
 
 
 class Writer:
@@ -58,8 +59,8 @@ class Writer:
         self._opened = _Opened(note, rows, paths, index, next=math.ceil(max(ends)))
 
     def _open(self, path: Path) -> IO[bytes]:
-        path.touch()
-        return self._files.enter_context(path.open("r+b", buffering=0))
+        open_no_follow(path, "ab").close()
+        return self._files.enter_context(open_no_follow(path, "r+b", buffering=0))
 
     def append(self, identities: Identities, paths: Sequence[str | None], block: Array) -> None:
         """Adds the rows of a batch.

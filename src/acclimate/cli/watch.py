@@ -38,13 +38,13 @@ def watch(
 
     def work(screen: Screen) -> None:
         from acclimate.errors import OptionError
-        from acclimate.files import check_output
+        from acclimate.outputs import PAGE, check_output
         from acclimate.runs.watch import watch as compare
 
         if open_ and out is None:
             raise OptionError("--open opens the page: name it with --out.")
         if out is not None:
-            check_output(out, "watch.html")
+            check_output(out, PAGE, inputs=new if isinstance(new, list) else [new])
         watched = compare(run, new, screen, device=device, method=method, backbone=backbone)
         _show(screen, watched)
         written = None

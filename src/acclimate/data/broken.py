@@ -15,13 +15,20 @@ import numpy as np
 from acclimate.data.decode import THREADS, BrokenImageError, read_image
 from acclimate.data.domain import Domain, Indices, LabelledDomain
 from acclimate.errors import DataError
-from acclimate.files import cache_folder, write_whole
+from acclimate.files import cache_folder, read_regular, write_whole
 from acclimate.progress import Track, silent
+from acclimate.schema import Checked, Count, UnreadableError, as_json, decode
 from acclimate.threads import in_order
 
 MOST_BROKEN = 0.1  # of a domain's images
 
 AHEAD = 256  # files decoded beyond the one that is waited for: an interrupt waits for no more
+
+
+class _Noted(Checked, frozen=True, kw_only=True):
+    """What the cache remembers of a domain: the positions of its broken images."""
+
+    positions: tuple[Count, ...]
 
 
 class TooManyBrokenError(DataError):
@@ -140,7 +147,8 @@ class BrokenImages:
         return cache_folder() / "broken" / f"{self.domain.fingerprint()}.json"
 
     def _remember(self) -> None:
-        write_whole(self._record, json.dumps(sorted(self.reasons)).encode())
+        noted = _Noted(positions=tuple(sorted(self.reasons)))
+        write_whole(self._record, json.dumps(as_json(noted)).encode())
 
     def _too_many(self) -> bool:
         return len(self.reasons) > self._most * len(self.domain)
@@ -176,8 +184,7 @@ def _broken_reason(path: str) -> str | None:
 def _remembered(record: Path, total: int) -> list[int] | None:
     """The positions that are noted in a record, None if there is none or it is damaged."""
     try:
-        positions = json.loads(record.read_bytes())
-    except (OSError, ValueError):
+        positions = decode(read_regular(record), _Noted).positions
+    except (OSError, UnreadableError):
         return None
-    sound = isinstance(positions, list) and all(type(i) is int and 0 <= i < total for i in positions)
-    return positions if sound else None
+    return list(positions) if all(i < total for i in positions) else None

@@ -6,11 +6,7 @@ from importlib.util import find_spec
 
 from PIL import features
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-
-HEIF_SUFFIXES = (".heic", ".heif", ".hif")
-
-AVIF_SUFFIXES = (".avif",)
+from acclimate.choices import AVIF_SUFFIXES, HEIF_SUFFIXES, IMAGE_SUFFIXES
 
 UNREAD_SUFFIXES = (  # of cameras, of programs for drawing, and of formats for which Pillow has nothing that is bounded
     *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"),

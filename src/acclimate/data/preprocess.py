@@ -18,6 +18,8 @@ from acclimate.errors import OptionError, brief
 
 WIDEST = 8  # longer sides are cut to this many times the shorter, or a line of pixels would fill the memory
 
+MOST_PIXELS = 1024, 2048  # a side of the crop, and of a resized image's shorter side
+
 CROP_SCALE = (0.08, 1.0)  # share of the image's area
 
 CROP_RATIO = (3 / 4, 4 / 3)  # width to height
@@ -51,6 +53,11 @@ class Preprocess:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))  # JSON gives lists
         object.__setattr__(self, "std", tuple(self.std))
+        if self.size > MOST_PIXELS[0] or self.resize > MOST_PIXELS[1]:
+            raise OptionError(
+                f"Images are resized to at most {MOST_PIXELS[1]:,} pixels and cropped to {MOST_PIXELS[0]:,}, not to "
+                f"{brief(self.resize)} and {brief(self.size)}: resize them to less."
+            )
         if not 1 <= self.size <= self.resize:
             raise OptionError(
                 f"A crop of {brief(self.size)} pixels does not fit a resized image of {brief(self.resize)}: crop less."

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from acclimate.data.decode import Pixels
 from acclimate.data.preprocess import Preprocess
 from acclimate.errors import OptionError
-from acclimate.files import cache_folder, locked, write_whole
+from acclimate.files import cache_folder, write_whole
+from acclimate.locks import locked
 
 if TYPE_CHECKING:
     import openvino

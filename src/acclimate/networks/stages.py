@@ -23,14 +23,19 @@ def split_top(backbone: Backbone) -> tuple[nn.Module, nn.Module]:
         OptionError: The body is not a chain of modules there, so that its last stage does not stand alone.
     """
     side = backbone.preprocess.size
-    x = torch.rand(2, backbone.preprocess.channels, side, side, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator("cpu").manual_seed(0)
+    x = torch.rand(2, backbone.preprocess.channels, side, side, generator=generator, device="cpu")
     x = x.to(next(backbone.parameters()).device)
     body = copy.deepcopy(backbone.body).eval()
     try:
         with torch.inference_mode():
             expected = body(x)
             trunk, top = _cut(body)
-            equal = torch.allclose(top(trunk(x)), expected, rtol=1e-4, atol=1e-5)
+            found = top(trunk(x))
+            # Without memory there are shapes alone to compare.
+            equal = found.shape == expected.shape and (
+                found.is_meta or torch.allclose(found, expected, rtol=1e-4, atol=1e-5)
+            )
     except Exception as error:  # layers given an input that is not theirs fail in any way
         raise _inseparable(backbone.name) from error
     if not equal:

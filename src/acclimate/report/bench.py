@@ -15,6 +15,7 @@ from acclimate.bench.records import METRICS, BenchRecord, Results
 from acclimate.bench.shown import shown
 from acclimate.bench.tables import on_interval
 from acclimate.methods.registry import BASELINE
+from acclimate.outputs import PAGE, check_output
 from acclimate.progress import NOBODY, Listener
 from acclimate.report.charts import ticks
 from acclimate.report.page import Report, render, written
@@ -37,6 +38,7 @@ def write_bench(
     Raises:
         DataError: The file cannot be written.
     """
+    check_output(out, PAGE)
     results = Results(records)
     metric = results.metrics[0]
     found = shown(records, [folder] if folder is not None else [], screen=screen)

@@ -16,6 +16,7 @@ from acclimate.data.decode import pictured
 from acclimate.data.domain import Domain
 from acclimate.errors import DataError
 from acclimate.evaluation.labels import COLUMNS, NONE, write_labels
+from acclimate.outputs import PAGE, check_output
 from acclimate.progress import Track, silent
 from acclimate.report.exhibits import jpeg
 from acclimate.report.page import render, written
@@ -50,6 +51,8 @@ def write_todo(drawn: Drawn, runs: Sequence[Path], out: Path, track: Track = sil
     labels, page = out / "labels.csv", out / "label.html"
     if labels.exists():
         raise DataError(f"{labels} is there already, maybe with labels: name another folder with --out.")
+    if out.is_dir():
+        check_output(page, PAGE)
     todo, model = drawn.todo, drawn.models[0]
     domain = images(model, [row.name for row in todo.rows])
     if domain is not None:

@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from acclimate.errors import DataError
 from acclimate.files import write_whole
+from acclimate.outputs import PAGE, check_output
 from acclimate.progress import Track, silent
 from acclimate.report.charts import confusion, confusions, curves, members, per_class, shares
 from acclimate.report.doubts import doubts
@@ -53,7 +54,9 @@ def write(
     Raises:
         DataError: There is no finished run, or the file cannot be written.
     """
+    out = out or run / "report.html"
     finished = Run.read(run)
+    check_output(out, PAGE)
     left_out: list[str] = []
     data = read_data(finished, left_out)
     votes = read_votes(finished, left_out)
@@ -75,7 +78,7 @@ def write(
         made=made(finished),
         left_out=left_out,
     )
-    return written(page, out or run / "report.html", left_out)
+    return written(page, out, left_out)
 
 
 def written(page: str, path: Path, left_out: list[str]) -> Report:

@@ -17,9 +17,9 @@ from acclimate.evaluation.answers import Answers, read_answers
 from acclimate.evaluation.scores import Probabilities, Scores, confusion
 from acclimate.methods import registry
 from acclimate.runs.directory import baseline
-from acclimate.runs.files import Metrics, MetricsLog, read_predictions, read_skipped
+from acclimate.runs.files import Metrics, MetricsLog, read_skipped
 from acclimate.runs.frozen import place
-from acclimate.runs.record import DomainData, RunRecord, read_record
+from acclimate.runs.record import DomainData, RunRecord, predictions_of, read_record, verify
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +54,11 @@ class Run:
             DataError: It holds no finished run, or a damaged one.
         """
         record = read_record(folder / "record.json")
-        size = (record.data.target.items, len(record.model.classes))
-        predictions = read_predictions(folder / "predictions.csv", *size)
+        predictions = predictions_of(folder, record)
         before = None
         if record.compare is not None and (other := baseline(folder)) is not None:
-            before = read_predictions(other / "predictions.csv", *size).probabilities
+            before = predictions_of(other).probabilities
+        verify(folder, record, "metrics.jsonl", "skipped.csv")
         metrics = MetricsLog(folder / "metrics.jsonl").read()
         return cls(
             folder,
@@ -156,8 +156,8 @@ def read_votes(run: Run, left_out: list[str]) -> dict[str, Indices]:
         if member.failed is not None:
             continue
         try:
-            path = run.folder / member.folder / "predictions.csv"
-            said = read_predictions(path, len(run.names), len(run.classes))
+            path = run.folder / member.folder
+            said = predictions_of(path)
             if said.names != run.names or not {*said.predicted} <= position.keys():
                 raise DataError(f"{path} is of other images or classes than the run.")
         except DataError as error:
@@ -234,7 +234,7 @@ def _has_changed(domain: Domain, noted: DomainData, skipped: Sequence[tuple[str,
 def _gave(run: Run, answers: Answers, scores: Scores) -> bool:
     """Whether these labels give the run's scores, with the classes that it wrote beside its rounded probabilities."""
     position = {name: k for k, name in enumerate(run.classes)}
-    written = read_predictions(run.folder / "predictions.csv", len(run.names), len(run.classes))
+    written = predictions_of(run.folder, run.record)
     predicted = np.array([position.get(name, -1) for name in written.predicted], dtype=np.int64)
     return bool((predicted >= 0).all()) and np.array_equal(
         confusion(predicted, answers, len(run.classes)), scores.confusion

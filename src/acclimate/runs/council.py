@@ -14,17 +14,26 @@ import numpy as np
 
 from acclimate.errors import DataError, DivergedError
 from acclimate.evaluation.scores import Probabilities
+from acclimate.locks import alone
 from acclimate.machine import keep_freed_memory, silence_pillow, torch_threads
 from acclimate.methods.options import describe
 from acclimate.methods.registry import BASELINE
 from acclimate.model import Model
 from acclimate.processes import become_worker, signals_held
 from acclimate.progress import NOBODY, Listener, WarningsOnly
-from acclimate.runs.files import read_predictions, read_source_predictions
+from acclimate.runs.directory import discard_damaged
 from acclimate.runs.judge import findings_of, verdict
 from acclimate.runs.members import FEWEST, Member, looks, members_of, most_agreeing, teach
 from acclimate.runs.prepare import Prepared
-from acclimate.runs.record import AccuracyEstimate, ClassShare, MemberRecord, Trust, predictions_of, read_record
+from acclimate.runs.record import (
+    AccuracyEstimate,
+    ClassShare,
+    MemberRecord,
+    Trust,
+    predictions_of,
+    read_record,
+    source_predictions_of,
+)
 from acclimate.runs.run import Judgement, run
 from acclimate.runs.task import Task, Tasks, identity
 from acclimate.settings import Settings
@@ -97,7 +106,7 @@ class Council:
     def _votes(self, member: Member, ready: Prepared) -> Classes:
         """The classes (N,) that a member predicts."""
         classes, folder = ready.task.source.classes, self.out / member.folder
-        predictions = read_predictions(folder / "predictions.csv", len(ready.target), len(classes))
+        predictions = predictions_of(folder)
         if predictions.names != ready.task.target.names:
             raise DataError(f"The member in {folder} could read other images: use --overwrite to begin anew.")
         return np.array([classes.index(name) for name in predictions.predicted], dtype=np.int64)
@@ -117,7 +126,7 @@ class Council:
 
     def _trust(self, ready: Prepared, p: Probabilities) -> Trust:
         source_only, classes = self._source_only, ready.task.source.classes
-        p_before = predictions_of(self.out / source_only.folder) if source_only is not None else None
+        p_before = predictions_of(self.out / source_only.folder).probabilities if source_only is not None else None
         findings = self.lesson.findings(p, p_before, classes, self.settings.seed)
         estimated, rough = self._shares(ready, p_before, p.argmax(1))
         estimate = self.lesson.estimate
@@ -187,13 +196,14 @@ class Council:
         self, ready: Prepared, p_before: Probabilities | None
     ) -> tuple[dict[str, shares.Shares], str | None]:
         """What source-only's predictions tell of the shares, by the estimate's name, and what speaks against it."""
-        source_only, classes = self._source_only, ready.task.source.classes
+        source_only = self._source_only
         if ready.held is None or source_only is None or p_before is None:
             return {}, (
                 "The class shares are not estimated: that takes source-only as a member and a held-out part of the "
                 "source."
             )
-        held = read_source_predictions(self.out / source_only.folder / "source_predictions.csv", classes)
+        folder = self.out / source_only.folder
+        held = source_predictions_of(folder, read_record(folder / "record.json"))
         given = (held.probabilities, held.labels, p_before[self.lesson.view.chosen], self.settings.seed)
         try:
             estimates = {"bbse": shares.bbse(*given), "mlls": shares.mlls(*given)}
@@ -254,7 +264,8 @@ def _cost(member: Member) -> float:
 def _made(member: Member, task: Task, out: Path, screen: Listener, command: Sequence[str]) -> str | None:
     """Make a member's run; the sentence with which it diverged, or None."""
     try:
-        with torch_threads(1):
+        with torch_threads(1), alone(out / member.folder):
+            discard_damaged(out / member.folder)
             run(member.settings, task, out / member.folder, screen, command=command)
     except DivergedError as error:
         return str(error)

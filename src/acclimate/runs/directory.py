@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
-
 from acclimate import schema
 from acclimate.errors import DataError
-from acclimate.files import leftovers, replacing, write_json
+from acclimate.files import leftovers, read_regular, write_json
+from acclimate.locks import CLAIM, LOCK
 from acclimate.methods.registry import BASELINE
 from acclimate.runs.files import MAKE_AGAIN, RUN_FILES
-from acclimate.runs.record import RunRecord, read_record
+from acclimate.runs.record import RunRecord, read_record, verify
 from acclimate.runs.trackers import FOLDERS
-from acclimate.schema import Entry
+from acclimate.schema import Checked
 from acclimate.settings import check_recorded, comparable
+from acclimate.tensors import DamagedTensorsError
 from acclimate.training import Checkpoint
 
 MEMBERS = "members"  # the folder, below that of a consensus, of its members' runs
 
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
-class Begun(Entry, frozen=True, kw_only=True):
+BEGUN = "checkpoint/run.json"
+
+log = logging.getLogger("acclimate")
+
+
+class Begun(Checked, frozen=True, kw_only=True):
     """The content of checkpoint/run.json, by which an unfinished run is known: as in `RunRecord`."""
 
     identity: str
@@ -48,59 +54,106 @@ class RunDirectory:
         self.identity = identity
         self.settings = settings
 
+    def check_same(self, *, begun: bool = True) -> None:
+        """Refuse a folder that holds another run.
+
+        Args:
+            begun: Refuse it too if a run began there of which cannot be told which it is.
+
+        Raises:
+            DataError: It holds one, or it cannot be told.
+        """
+        if self.is_finished:
+            self._check_same(read_record(self._record))
+        elif self._begun.exists():
+            try:
+                noted = _read_begun(self._begun)
+            except DataError:
+                if begun:
+                    raise
+                return
+            self._check_same(noted)
+
     @property
-    def checkpoint_file(self) -> Path:
-        """Where training saves its state."""
-        return self.path / "checkpoint" / "last.safetensors"
+    def is_finished(self) -> bool:
+        """Whether there is a record, which is the last that a run writes."""
+        return self._record.exists()
 
     def finished(self) -> RunRecord | None:
-        """The record, if the run is finished.
+        """The record, if the run is finished and all its files are as they were written.
 
         Raises:
             DataError: The folder holds another run, or the record is damaged.
         """
-        path = self.path / "record.json"
-        if not path.exists():
+        if not self.is_finished:
             return None
-        record = read_record(path)
+        record = read_record(self._record)
         self._check_same(record)
+        try:
+            self._verify(record)
+        except DataError as error:
+            log.warning("%s The run is made again.", f"{str(error).partition(':')[0]}.")
+            return None
         return record
 
+    def _verify(self, record: RunRecord) -> None:
+        """Check the files of a run, and those of its members."""
+        verify(self.path, record)
+        for member in record.trust.members if record.trust is not None else ():
+            if member.failed is None:
+                folder = self.path / member.folder
+                verify(folder, read_record(folder / "record.json"))
+
     def checkpoint(self) -> Checkpoint | None:
-        """The checkpoint to go on from, if there is one.
+        """The checkpoint to go on from: the last that is whole; None where there is none.
 
         Raises:
-            DataError: The folder holds another run, or the checkpoint is damaged.
+            DataError: The folder holds another run, or it cannot be told.
         """
-        path = self.path / "checkpoint" / "run.json"
-        if not path.exists():
-            return None
-        with schema.told(path, MAKE_AGAIN):
-            begun = schema.decode(path.read_bytes(), Begun)
-            check_recorded(begun.settings, needed=())
-        self._check_same(begun)
-        if not self.checkpoint_file.exists():
-            return None
-        try:
-            return Checkpoint.load(self.checkpoint_file)
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"The checkpoint in {self.path} is damaged: use --overwrite to begin anew.") from error
+        damaged = False
+        for path in (self._last, self._before):
+            try:
+                checkpoint = Checkpoint.load(path)
+            except FileNotFoundError:
+                continue
+            except (DamagedTensorsError, OSError):
+                damaged = True
+                continue
+            if checkpoint.run == self.identity:
+                if damaged:
+                    log.warning("The last checkpoint in %s is damaged: the run goes on from the one before.", self.path)
+                return checkpoint
+        self.check_same()
+        if damaged:
+            log.warning("The checkpoint in %s is damaged: the run begins anew.", self.path)
+        return None
 
-    def note_classes(self, classes: npt.NDArray[np.int64]) -> None:
-        """Note the classes that are predicted at some point of training, for `noted_classes`."""
-        with replacing(self._noted) as temporary:
-            save_file({"classes": classes}, temporary)
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep a checkpoint, and the one before it.
 
-    def noted_classes(self) -> npt.NDArray[np.int64] | None:
-        """What `note_classes` noted; None where that is not to be had."""
-        try:
-            return load_file(self._noted)["classes"]
-        except (SafetensorError, OSError, KeyError):
-            return None
+        Raises:
+            OSError: It cannot be written; the one before is still there.
+        """
+        self._last.parent.mkdir(exist_ok=True)
+        if self._last.exists():
+            self._last.replace(self._before)
+        checkpoint._replace(run=self.identity).save(self._last)
 
     @property
-    def _noted(self) -> Path:
-        return self.path / "checkpoint" / "classes.safetensors"
+    def _record(self) -> Path:
+        return self.path / "record.json"
+
+    @property
+    def _begun(self) -> Path:
+        return self.path / BEGUN
+
+    @property
+    def _last(self) -> Path:
+        return self.path / "checkpoint" / "last.safetensors"
+
+    @property
+    def _before(self) -> Path:
+        return self.path / "checkpoint" / "before.safetensors"
 
     def begin(self) -> None:
         """Make the folder, which from now on is known by the run's identity.
@@ -110,8 +163,9 @@ class RunDirectory:
         """
         begun = Begun(identity=self.identity, settings=dict(self.settings))
         try:
-            (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
-            write_json(self.path / "checkpoint" / "run.json", schema.as_json(begun))
+            self._begun.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._begun, schema.as_json(begun))
+            self._record.unlink(missing_ok=True)  # of a run that is made again
         except OSError as error:
             raise DataError(
                 f"The folder {self.path} cannot be written to ({error.strerror}): name another with --out."
@@ -133,6 +187,24 @@ class RunDirectory:
         changed = [name for name in now if before.get(name) != now[name]]
         other = f"other settings ({', '.join(changed)})" if changed else "other data, other code or of another version"
         raise DataError(f"{self.path} holds a run with {other}: name another --out, or use --overwrite to delete it.")
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """Tell of a disk that is full, or cannot be written to, while a run is made.
+
+    Raises:
+        DataError: That is why the block failed.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        raise DataError(
+            f"{error.filename or out} cannot be written ({error.strerror}): make room for it, and the same command "
+            "goes on from the last checkpoint."
+        ) from error
 
 
 def check_folder(out: Path, source: str) -> None:
@@ -158,6 +230,24 @@ def baseline(out: Path) -> Path | None:
     return next((folder for folder in folders if (folder / "record.json").exists()), None)
 
 
+def discard_damaged(out: Path) -> None:
+    """Delete what a run noted of itself and cannot be read, in a folder that is named by its run: it is made again."""
+    for path, read in ((out / "record.json", read_record), (out / BEGUN, _read_begun)):
+        if path.exists():
+            try:
+                read(path)
+            except DataError as error:
+                log.warning("%s The run is made again.", f"{str(error).partition(':')[0]}.")
+                path.unlink()
+
+
+def _read_begun(path: Path) -> Begun:
+    begun = schema.read(path, Begun, MAKE_AGAIN)
+    with schema.told(path, MAKE_AGAIN):
+        check_recorded(begun.settings, needed=())
+    return begun
+
+
 def delete_run(out: Path) -> None:
     """Delete the files of a run and of its members, and nothing else that may lie in its folder."""
     if _is_run(out):
@@ -171,9 +261,9 @@ def delete_run(out: Path) -> None:
 
 def _is_run(out: Path) -> bool:
     """Whether a run noted itself in a folder; a note that is damaged or of another version counts, to be deleted."""
-    for name in ("record.json", "checkpoint/run.json"):
+    for name in ("record.json", BEGUN):
         try:
-            content = (out / name).read_bytes()
+            content = read_regular(out / name)
         except OSError:
             continue
         if b'"identity"' in content and b'"settings"' in content:
@@ -184,7 +274,8 @@ def _is_run(out: Path) -> bool:
 def _untouched(folder: Path) -> bool:
     """Whether a folder is empty, but for what a run leaves that is killed the moment it begins."""
     return all(
-        entry.name.startswith(".run.json.")
+        entry.name in (LOCK, CLAIM)
+        or entry.name.startswith((".run.json.", f".{CLAIM}."))
         or (entry.name in ("checkpoint", BASELINE) and entry.is_dir() and _untouched(entry))
         for entry in folder.iterdir()
     )

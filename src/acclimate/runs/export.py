@@ -22,8 +22,9 @@ from acclimate.cache.features import as_cached
 from acclimate.data.decode import pictured_in_hand
 from acclimate.data.read import read_target
 from acclimate.errors import AcclimateError, DataError, OptionError
-from acclimate.files import check_output, replacing, write_whole
-from acclimate.model import Model, sha256
+from acclimate.files import digest, replacing, write_whole
+from acclimate.model import Model
+from acclimate.outputs import ONNX, PT2, READER, check_output
 from acclimate.runs.frozen import place
 from acclimate.runs.hub import located
 from acclimate.runs.record import read_record
@@ -164,7 +165,7 @@ def _check_file(out: Path, with_script: bool) -> None:
     """Refuse what cannot be written, before computing anything."""
     if out.suffix not in (".onnx", ".pt2"):
         raise OptionError(f"{out} ends neither in .onnx nor in .pt2: name a file that does with --out.")
-    check_output(out, "model.onnx")
+    check_output(out, PT2 if out.suffix == ".pt2" else ONNX)
     if out.suffix == ".onnx":
         try:
             import onnx  # noqa: F401
@@ -174,6 +175,8 @@ def _check_file(out: Path, with_script: bool) -> None:
             raise OptionError(
                 "An ONNX file needs three more packages: install them with `pip install acclimate[onnx]`."
             ) from error
+        if with_script:
+            check_output(out.with_name(SCRIPT), READER)
     elif with_script:
         raise OptionError("--with-script is for ONNX files: a .pt2 is read by PyTorch.")
 
@@ -218,7 +221,7 @@ def _metadata(run: Path, model: Model) -> dict[str, str]:
         "method": model.spec.method,
         "classes": json.dumps(model.spec.classes),
         "preprocess": json.dumps(None if recipe is None else asdict(recipe)),
-        "sha256 of model.safetensors": sha256(run / "model.safetensors"),
+        "sha256 of model.safetensors": digest(run / "model.safetensors"),
     }
 
 

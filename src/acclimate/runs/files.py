@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ import numpy.typing as npt
 
 from acclimate import schema
 from acclimate.errors import DataError
-from acclimate.files import json_line, replacing_text, write_jsonl
+from acclimate.files import json_line, naming, open_no_follow, replacing_text, write_jsonl
 from acclimate.runs.masks import PackedMask
-from acclimate.schema import Entry, Positive, UnreadableError
+from acclimate.schema import Checked, Positive, UnreadableError
 
 if TYPE_CHECKING:
     from acclimate.data.domain import LabelledDomain
@@ -222,7 +223,7 @@ def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str]])
         writer.writerows(rows)
 
 
-class Metrics(Entry, frozen=True, kw_only=True):
+class Metrics(Checked, frozen=True, kw_only=True):
     """A line of metrics.jsonl: what a step of the training was like.
 
     Attributes:
@@ -264,10 +265,25 @@ class MetricsLog:
         """Add a line.
 
         Raises:
+            OSError: It cannot be written.
             ValueError: A value is NaN or infinite.
         """
-        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        options = {"encoding": "utf-8", "errors": "backslashreplace"}
+        with naming(self.path), open_no_follow(self.path, "a", **options) as file:
             file.write(json_line(schema.as_json(line)))
+
+    def holds(self, steps: Sequence[int]) -> bool:
+        """Whether it begins with the lines of these steps, undamaged."""
+        try:
+            lines = self._decoded(self._lines()[: len(steps)])
+        except DataError:
+            return False
+        return [line.step for line in lines] == list(steps)
+
+    def sync(self) -> None:
+        """Wait until the lines would outlast a power failure."""
+        with naming(self.path), open_no_follow(self.path, "ab") as file:
+            os.fsync(file.fileno())
 
     def read(self) -> list[Metrics]:
         """All complete lines; none when there is no file.

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from msgspec import structs
 
-from acclimate.errors import OptionError
+from acclimate.errors import DataError, OptionError
+from acclimate.locks import alone, worker_of
 from acclimate.machine import pick_device
 from acclimate.methods.registry import BASELINE, CONSENSUS
 from acclimate.parallel import World, world
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs.council import Council
-from acclimate.runs.directory import check_folder
+from acclimate.runs.directory import RunDirectory, check_folder, writing
 from acclimate.runs.judge import judge
 from acclimate.runs.members import members_of
 from acclimate.runs.record import RunRecord, compared, write_record
 from acclimate.runs.run import run
-from acclimate.runs.task import Task, read_task
+from acclimate.runs.task import Task, identity, read_task
 from acclimate.runs.trackers import check_tracker
 from acclimate.settings import Settings
 
@@ -36,7 +38,8 @@ def fit(
 ) -> RunRecord:
     """Adapt a classifier, and write a run directory.
 
-    The same call goes on where an interrupted one stopped, and repeats nothing that is finished.
+    The same call goes on where an interrupted one stopped, and repeats nothing that is finished. While another process
+    makes the same run, it waits, and then reads what that has made.
 
     Args:
         settings: What to do.
@@ -53,7 +56,7 @@ def fit(
         The record, as in record.json.
 
     Raises:
-        AcclimateError: The data or the options cannot be used, or training diverged.
+        AcclimateError: The data or the options cannot be used, training diverged, or the disk is full.
     """
     out = Path(out)
     if world().size > 1:
@@ -61,15 +64,41 @@ def fit(
     pick_device(settings.device)  # refused before the data are read, which may take a while
     check_tracker(settings.tracker)
     check_folder(out, settings.source)
-    members = members_of(settings) if settings.method == CONSENSUS else ()
+    if settings.method == CONSENSUS:
+        members_of(settings)  # refused before the data are read
     task = read_task(settings, screen)
+    if not overwrite:
+        RunDirectory(out, identity(settings, task), settings.as_dict()).check_same(
+            begun=False
+        )  # nobody need wait to hear of it
+    # Of processes that train together, the leading one alone writes.
+    guard = alone(out, wait=not overwrite) if world().leads else nullcontext(True)
+    with writing(out), guard as mine:
+        if not mine:
+            raise DataError(f"{worker_of(out)} works in {out}: end it first, or leave out --overwrite and wait for it.")
+        return _fit(settings, task, out, screen, command=command, compare=compare, overwrite=overwrite, jobs=jobs)
+
+
+def _fit(
+    settings: Settings,
+    task: Task,
+    out: Path,
+    screen: Listener,
+    *,
+    command: Sequence[str],
+    compare: bool,
+    overwrite: bool,
+    jobs: int,
+) -> RunRecord:
+    """`fit` in a folder that no other process works in."""
+    members = members_of(settings) if settings.method == CONSENSUS else ()
     baseline = next((out / member.folder for member in members if member.settings.method == BASELINE), None)
     earlier = (out, out / BASELINE) if overwrite else ()
     if baseline is None and compare and settings.method != BASELINE:
         baseline = out / BASELINE
-        alone = replace(settings, method=BASELINE, options={})
-        made = run(alone, task, baseline, screen, command=command, anew=overwrite, delete=earlier)
-        _completed(alone, made, task, baseline, None)
+        unadapted = replace(settings, method=BASELINE, options={})
+        made = run(unadapted, task, baseline, screen, command=command, anew=overwrite, delete=earlier)
+        _completed(unadapted, made, task, baseline, None)
         overwrite, earlier = False, ()
     record = make(
         settings, task, out, screen, command=command, jobs=jobs, anew=overwrite, delete=earlier, watchable=True

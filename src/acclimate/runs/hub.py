@@ -19,7 +19,7 @@ from acclimate.outside import LOCAL
 from acclimate.runs.card import card
 from acclimate.runs.record import RunRecord, read_record
 from acclimate.runs.reference import FILE as REFERENCE
-from acclimate.schema import as_json
+from acclimate.schema import CHECKSUM, as_json, checksum
 
 FETCHED = ("model.json", "model.safetensors", "record.json", REFERENCE)
 
@@ -113,7 +113,9 @@ def _public_spec(run: Path) -> Any:
     spec = ModelSpec.from_json(entry)
     if spec.backbone is not None and spec.backbone.startswith(LOCAL):
         raise DataError(f"The backbone of {run} is a folder of this machine, which nobody else has: it stays here.")
-    return {**entry, "method": _last_part(spec.method), "backbone": spec.backbone and _last_part(spec.backbone)}
+    return _checked(
+        {**entry, "method": _last_part(spec.method), "backbone": spec.backbone and _last_part(spec.backbone)}
+    )
 
 
 def public_record(record: RunRecord) -> Any:
@@ -128,7 +130,15 @@ def public_record(record: RunRecord) -> Any:
     known = sorted({*told, *absolute, start, str(Path.home())} - {"", "/"}, key=len, reverse=True)
     entries["command"] = []
     data["paths_start_from"] = ""
-    return _without(known, entries)
+    public = _without(known, entries)
+    public["files"].pop("model.json", None)  # that is written anew as well
+    return _checked(public)
+
+
+def _checked(entries: dict[str, Any]) -> dict[str, Any]:
+    """Entries with their checksum, which those that they were made of may have had."""
+    kept = {name: value for name, value in entries.items() if name != CHECKSUM}
+    return {**kept, CHECKSUM: checksum(kept)}
 
 
 def _without(paths: list[str], value: Any) -> Any:

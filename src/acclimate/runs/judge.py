@@ -33,10 +33,10 @@ def judge(settings: Settings, record: RunRecord, task: Task, out: Path, baseline
     Raises:
         DataError: A file of one of the runs is damaged.
     """
-    p = predictions_of(out)
+    p = predictions_of(out).probabilities
     after, before, everywhere, gain = Evidence(p_target=p), None, None, None
     if baseline is not None:
-        p_before, view = predictions_of(baseline), _view(settings, record, task.readable(), out)
+        p_before, view = predictions_of(baseline).probabilities, _view(settings, record, task.readable(), out)
         everywhere = (p_before.argmax(1), p.argmax(1))
         if view is None:
             before = Evidence(p_target=p_before)

@@ -18,9 +18,8 @@ from acclimate.errors import DataError, OptionError
 from acclimate.evaluation.labels import Row, Todo, hashed, labelled, read_labels
 from acclimate.methods import registry
 from acclimate.runs.directory import MEMBERS, baseline
-from acclimate.runs.files import read_predictions
 from acclimate.runs.frozen import place
-from acclimate.runs.record import RunRecord, read_record
+from acclimate.runs.record import RunRecord, predictions_of, read_record
 from acclimate.trust import labels as trust
 from acclimate.trust.labels import Choice, Comparison, Draw, Estimate
 
@@ -57,7 +56,7 @@ class Model:
         """
         record = read_record(folder / "record.json")
         classes = {name: k for k, name in enumerate(record.model.classes)}
-        read = read_predictions(folder / "predictions.csv", record.data.target.items, len(classes))
+        read = predictions_of(folder, record)
         if not classes.keys() >= set(read.predicted):
             raise DataError(f"{folder / 'predictions.csv'} predicts classes that the run does not have: make it again.")
         confidence = read.probabilities.max(1)

@@ -13,19 +13,30 @@ import torch
 
 from acclimate import schema
 from acclimate.errors import DataError
-from acclimate.evaluation.scores import Changes, DomainErrors, Probabilities, ScoresRecord, changes
-from acclimate.files import write_json
+from acclimate.evaluation.scores import Changes, DomainErrors, ScoresRecord, changes
+from acclimate.files import digest, write_json
 from acclimate.methods.registry import BASELINE
 from acclimate.model import Model, ModelSpec
 from acclimate.parallel import world
-from acclimate.runs.files import MAKE_AGAIN, MetricsLog, read_predictions, read_skipped
-from acclimate.schema import Count, Entry, Fraction, Positive
+from acclimate.runs.files import (
+    MAKE_AGAIN,
+    RUN_FILES,
+    MetricsLog,
+    Predictions,
+    SourcePredictions,
+    read_predictions,
+    read_skipped,
+    read_source_predictions,
+)
+from acclimate.schema import Checked, Count, Entry, Fraction, Positive
 from acclimate.settings import check_recorded
 
 if TYPE_CHECKING:
     from acclimate.runs.task import Task
 
 SCHEMA = 1
+
+UNTOLD = ("record.json", "report.html")  # files that are written after the others, and again
 
 Severity: TypeAlias = Literal["fact", "note", "warning"]
 
@@ -219,7 +230,7 @@ class Trust(Entry, frozen=True, kw_only=True):
     unfamiliar: Fraction | None
 
 
-class RunRecord(Entry, frozen=True, kw_only=True):
+class RunRecord(Checked, frozen=True, kw_only=True):
     """The content of record.json: how a run was made, and its figures.
 
     Attributes:
@@ -242,6 +253,7 @@ class RunRecord(Entry, frozen=True, kw_only=True):
             nobody looked.
         trust: How far to trust the result; None where nobody looked.
         seconds: How long it took.
+        files: The SHA-256 of the run's other files, by their names.
     """
 
     schema: int = SCHEMA
@@ -262,6 +274,7 @@ class RunRecord(Entry, frozen=True, kw_only=True):
     changed_late: Fraction | None
     trust: Trust | None
     seconds: Seconds
+    files: dict[str, str]
 
     def __post_init__(self) -> None:
         """Refuse figures of other classes than the model's, which is what an altered file has."""
@@ -285,12 +298,9 @@ def read_record(path: Path, advice: str = MAKE_AGAIN) -> RunRecord:
     Raises:
         DataError: The file is not there, is of another schema, or is damaged.
     """
-    try:
-        content = path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DataError(f"{path.parent} holds no finished run: name the folder that a fit wrote with --out.") from error
+    missing = f"{path.parent} holds no finished run: name the folder that a fit wrote with --out."
+    record = schema.read(path, RunRecord, advice, missing=missing, schema=SCHEMA)
     with schema.told(path, advice):
-        record = schema.decode(content, RunRecord, schema=SCHEMA)
         check_recorded(record.settings, needed=("method", "options", "source", "target"))
     return record
 
@@ -300,28 +310,71 @@ def write_record(path: Path, record: RunRecord) -> None:
     write_json(path, schema.as_json(record))
 
 
+def files_of(run: Path) -> dict[str, str]:
+    """The SHA-256 of the files of a run that its record tells of."""
+    return {name: digest(run / name) for name in RUN_FILES if name not in UNTOLD and (run / name).exists()}
+
+
+def verify(run: Path, record: RunRecord, *names: str) -> None:
+    """Check that files of a run are as they were when its record was written.
+
+    Args:
+        run: The run directory.
+        record: Its record.
+        names: The files; all that the record tells of, if none is named.
+
+    Raises:
+        DataError: One is missing, or was altered.
+    """
+    for name in names or record.files:
+        path = run / name
+        try:
+            found = digest(path)
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is missing: {MAKE_AGAIN}.") from error
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}): {MAKE_AGAIN}.") from error
+        if found != record.files.get(name, found):
+            raise DataError(f"{path} is damaged or was altered: {MAKE_AGAIN}.")
+
+
 def compared(baseline: Path, out: Path) -> Comparison:
     """What the method changed against a run of the baseline on the same data.
 
     Raises:
         DataError: A file of one of the runs is damaged, or the two could not read the same images.
     """
+    before = read_record(baseline / "record.json")
+    verify(baseline, before, "skipped.csv")
     if read_skipped(baseline / "skipped.csv") != read_skipped(out / "skipped.csv"):
         raise DataError(f"The run in {baseline} could read other images than that in {out}: use --overwrite.")
-    before = read_record(baseline / "record.json")
-    p_before, p_after = predictions_of(baseline), predictions_of(out)
+    p_before, p_after = predictions_of(baseline).probabilities, predictions_of(out).probabilities
     return Comparison(method=BASELINE, scores=before.scores, changes=changes(p_before, p_after))
 
 
-def predictions_of(run: Path) -> Probabilities:
-    """The probabilities (N, K) that a run wrote of its target.
+def predictions_of(run: Path, record: RunRecord | None = None) -> Predictions:
+    """What a run wrote of its target.
+
+    Args:
+        run: The run directory.
+        record: Its record, where that is read already.
 
     Raises:
         DataError: The run is not finished, or a file of it is damaged.
     """
-    record = read_record(run / "record.json")
-    path = run / "predictions.csv"
-    return read_predictions(path, record.data.target.items, len(record.model.classes)).probabilities
+    record = record or read_record(run / "record.json")
+    verify(run, record, "predictions.csv")
+    return read_predictions(run / "predictions.csv", record.data.target.items, len(record.model.classes))
+
+
+def source_predictions_of(run: Path, record: RunRecord) -> SourcePredictions:
+    """What a run wrote of the source's items that stayed out of its training.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    verify(run, record, "source_predictions.csv")
+    return read_source_predictions(run / "source_predictions.csv", record.model.classes)
 
 
 def data_of(task: Task, held_out: int = 0) -> Data:

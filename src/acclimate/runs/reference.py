@@ -6,16 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+import torch
 from torch import Tensor
 
 from acclimate.data.inputs import Inputs, SelectedInputs
 from acclimate.errors import DataError
 from acclimate.evaluation.scores import Probabilities
-from acclimate.files import replacing
 from acclimate.methods.base import over_all
 from acclimate.model import Model
+from acclimate.tensors import DamagedTensorsError, load_tensors, save_tensors
 from acclimate.trust.drift import MOST, Features, Reference
 
 FILE = "reference.safetensors"
@@ -57,8 +56,7 @@ def write_reference(folder: Path, model: Model, target: Inputs, probabilities: P
         "probabilities": probabilities[chosen].astype(np.float32),
         "shares": np.bincount(probabilities.argmax(1), minlength=K) / N,
     }
-    with replacing(folder / FILE) as temporary:
-        save_file(tensors, temporary, metadata={"schema": SCHEMA})
+    save_tensors(folder / FILE, {name: torch.from_numpy(array) for name, array in tensors.items()}, {"schema": SCHEMA})
 
 
 def read_reference(folder: Path, K: int) -> Reference:
@@ -74,15 +72,15 @@ def read_reference(folder: Path, K: int) -> Reference:
             "of a consensus and older versions keep none. Make the run again with acclimate fit."
         )
     try:
-        with safe_open(path, "numpy") as file:
-            if (file.metadata() or {}).get("schema") != SCHEMA:
-                raise ValueError("it is of another version")
-            f, p, shares = (file.get_tensor(name) for name in ("features", "probabilities", "shares"))
+        tensors, note = load_tensors(path)
+        if note != {"schema": SCHEMA}:
+            raise ValueError("it is of another version")
+        f, p, shares = (tensors[name].numpy() for name in ("features", "probabilities", "shares"))
         if f.ndim != 2 or p.shape != (len(f), K) or shares.shape != (K,):
             raise ValueError("its parts do not fit each other")
         if not all(np.isfinite(part).all() for part in (f, p, shares)):
             raise ValueError("it holds numbers that are not finite")
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (DamagedTensorsError, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path} is damaged ({error}): make the run again with acclimate fit.") from error
     if len(f) < FEWEST:
         raise DataError(

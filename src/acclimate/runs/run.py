@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 import acclimate
 from acclimate import schema
@@ -23,7 +24,7 @@ from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.parallel import world
 from acclimate.progress import Listener
-from acclimate.runs.directory import RunDirectory, delete_run
+from acclimate.runs.directory import RunDirectory, delete_run, writing
 from acclimate.runs.files import (
     Metrics,
     MetricsLog,
@@ -34,12 +35,26 @@ from acclimate.runs.files import (
 )
 from acclimate.runs.masks import pack_masks
 from acclimate.runs.prepare import Prepared, prepare
-from acclimate.runs.record import RunRecord, Seconds, Trust, data_of, environment, terms_summary, write_record
+from acclimate.runs.record import (
+    RunRecord,
+    Seconds,
+    Trust,
+    data_of,
+    environment,
+    files_of,
+    read_record,
+    terms_summary,
+    write_record,
+)
 from acclimate.runs.reference import write_reference
 from acclimate.runs.task import Task, identity
 from acclimate.runs.trackers import Tracker, tracking
 from acclimate.settings import Settings, comparable
 from acclimate.training import Checkpoint, Step, train
+
+LOGGED = 200  # steps of a training, at least, if it has so many
+
+NOTED = "run/classes"  # the tensor, in a checkpoint, of the classes that were predicted after three quarters
 
 MOST_WATCHED = 20_000  # images of a target that is predicted during training too, to see whether it settles
 
@@ -102,9 +117,36 @@ def run(
         DataError: `out` holds another run.
     """
     folder = RunDirectory(out, identity(settings, task), settings.as_dict())
+    with writing(out):
+        return _run(
+            settings,
+            task,
+            folder,
+            screen,
+            command=command,
+            anew=anew,
+            delete=delete,
+            teacher=teacher,
+            watchable=watchable,
+        )
+
+
+def _run(
+    settings: Settings,
+    task: Task,
+    folder: RunDirectory,
+    screen: Listener,
+    *,
+    command: Sequence[str],
+    anew: bool,
+    delete: Sequence[Path],
+    teacher: Teacher | None,
+    watchable: bool,
+) -> RunRecord:
+    out = folder.path
     finished = folder.finished() if not anew else None
     checkpoint = folder.checkpoint() if not anew and finished is None else None
-    left_out = _skipped_before(out) if checkpoint is not None else []
+    before = _Before.read(out, checkpoint, settings.recipe.steps) if checkpoint is not None else None
     _check_views(folder, finished, checkpoint)
     if finished is not None:
         screen.say(f"{registry.shown(settings.method)} is finished already: its results are read from {out}.")
@@ -115,8 +157,8 @@ def run(
     device = pick_device(settings.device)
     with random_state_kept(device):
         ready = _prepare(settings, task, device, screen)
-        if checkpoint is not None and left_out != [name for name, _ in ready.task.skipped]:
-            screen.say("Other images can be read than when the run began, so it begins anew.")
+        if before is not None and (why := before.unfit(ready)) is not None:
+            screen.say(f"{why}, so it begins anew.")
             checkpoint = None
         if not world().leads:
             return _trained_along(settings, ready, checkpoint)
@@ -128,8 +170,12 @@ def run(
         if teacher is not None:
             teacher.teach(ready)
             watch.lap("members")
-        with world().together(device):
-            log = _train(settings, ready, folder, checkpoint, screen)
+        try:
+            with world().together(device):
+                log, noted = _train(settings, ready, folder, checkpoint, screen)
+        except _MadeElsewhereError:
+            screen.warn(f"Another process has made the run in {out} meanwhile: its results are read.")
+            return read_record(out / "record.json")
     watch.lap("training")
     results = _write_results(ready, teacher, out, screen, settings.seed if watchable else None)
     errors = domain_errors(
@@ -151,9 +197,10 @@ def run(
         compare=None,
         selection="last step",
         domain_error=errors,
-        changed_late=_changed_late(folder, results.classes),
+        changed_late=_changed_late(noted, results.classes),
         trust=results.trust,
         seconds=Seconds(**{"members": 0.0, **watch.laps}),
+        files=files_of(out),
     )
     write_record(out / "record.json", record)
     folder.tidy()
@@ -170,10 +217,42 @@ def _prepare(settings: Settings, task: Task, device: torch.device, screen: Liste
     return ready
 
 
-def _skipped_before(out: Path) -> list[str]:
-    """The names of the images that an interrupted run left out."""
-    path = out / "skipped.csv"
-    return [name for name, _ in read_skipped(path)] if path.exists() else []
+class _Before(NamedTuple):
+    """What an interrupted run left beside its checkpoint, read before anything is written.
+
+    Attributes:
+        skipped: The names of the images that it left out; None if the list is damaged.
+        is_logged: Whether the log holds every step that it should.
+    """
+
+    skipped: list[str] | None
+    is_logged: bool
+
+    @classmethod
+    def read(cls, out: Path, checkpoint: Checkpoint, steps: int) -> _Before:
+        """Read it from a run directory."""
+        logged = [step for step in range(1, checkpoint.step + 1) if _is_logged(step, steps)]
+        is_logged = MetricsLog(out / "metrics.jsonl").holds(logged)
+        try:
+            return cls([name for name, _ in read_skipped(out / "skipped.csv")], is_logged)
+        except DataError:
+            return cls(None, is_logged)
+
+    def unfit(self, ready: Prepared) -> str | None:
+        """Why a run cannot go on from its checkpoint; None if it can."""
+        if self.skipped is None:
+            return "The list of the images that the run left out is damaged"
+        if self.skipped != [name for name, _ in ready.task.skipped]:
+            return "Other images can be read than when the run began"
+        return None if self.is_logged else "The log of the run's training is damaged"
+
+
+def _is_logged(step: int, steps: int) -> bool:
+    return step % max(steps // LOGGED, 1) == 0 or step == steps
+
+
+class _MadeElsewhereError(Exception):
+    """Another process has made the run, in spite of the locks."""
 
 
 def _check_views(folder: RunDirectory, finished: RunRecord | None, checkpoint: Checkpoint | None) -> None:
@@ -199,14 +278,18 @@ def _trained_along(settings: Settings, ready: Prepared, checkpoint: Checkpoint |
 
 def _train(
     settings: Settings, ready: Prepared, folder: RunDirectory, checkpoint: Checkpoint | None, screen: Listener
-) -> MetricsLog:
-    """Train, and log and checkpoint on the way."""
+) -> tuple[MetricsLog, Tensor | None]:
+    """Train, and log and checkpoint on the way.
+
+    Returns:
+        The log, and the classes (N,) that were predicted of the target after three quarters, where somebody looked.
+    """
     recipe, method = settings.recipe, ready.model.method
     start = checkpoint.step if checkpoint else 0
     log = MetricsLog(folder.path / "metrics.jsonl", keep_until=start if checkpoint else -1)
-    every = max(recipe.steps // 200, 1)
     watched = method.net.level == "vector" and len(ready.target) <= MOST_WATCHED
     three_quarters = recipe.steps * 3 // 4 if watched else 0
+    noted = checkpoint.tensors.get(NOTED) if checkpoint else None
     saved = time.monotonic()
     shown = comparable(settings.as_dict())
     with (
@@ -216,14 +299,24 @@ def _train(
         for step in train(method, ready.pair, recipe, checkpoint):
             meter.update(step.step, step.terms)
             last = step.step == recipe.steps
-            if step.step % every == 0 or last:
+            if _is_logged(step.step, recipe.steps):
                 _log(step, method, log, tracker)
-            if last or time.monotonic() - saved >= settings.checkpoint_seconds:
-                step.checkpoint().save(folder.checkpoint_file)
-                saved = time.monotonic()
             if step.step == three_quarters:
-                folder.note_classes(predict(method, ready.target, device=ready.model.device).argmax(1))
-    return log
+                noted = torch.from_numpy(predict(method, ready.target, device=ready.model.device).argmax(1))
+            if last or time.monotonic() - saved >= settings.checkpoint_seconds:
+                if folder.is_finished and world().size == 1:
+                    raise _MadeElsewhereError
+                log.sync()
+                folder.save(_with(step.checkpoint(), noted))
+                saved = time.monotonic()
+    return log, noted
+
+
+def _with(checkpoint: Checkpoint, noted: Tensor | None) -> Checkpoint:
+    """A checkpoint that keeps what was noted as well."""
+    if noted is None:
+        return checkpoint
+    return checkpoint._replace(tensors=checkpoint.tensors | {NOTED: noted})
 
 
 def _log(step: Step, method: Method, log: MetricsLog, tracker: Tracker) -> None:
@@ -233,10 +326,9 @@ def _log(step: Step, method: Method, log: MetricsLog, tracker: Tracker) -> None:
     tracker.log(step.step, {"lr": step.lr, **terms})
 
 
-def _changed_late(folder: RunDirectory, classes: npt.NDArray[np.int64]) -> float | None:
+def _changed_late(noted: Tensor | None, classes: npt.NDArray[np.int64]) -> float | None:
     """The share of the target's predictions that changed in the last quarter of training, where they were noted."""
-    earlier = folder.noted_classes()
-    return float((earlier != classes).mean()) if earlier is not None and len(earlier) == len(classes) else None
+    return float((noted.numpy() != classes).mean()) if noted is not None else None
 
 
 class _Results(NamedTuple):

@@ -16,14 +16,13 @@ from acclimate.data.read import read_sealed, read_targets
 from acclimate.errors import DataError, OptionError
 from acclimate.evaluation.answers import read_answers
 from acclimate.evaluation.scores import Probabilities, Scores, score
-from acclimate.files import check_output
 from acclimate.machine import pick_device
 from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.model import Model
 from acclimate.networks.backbones import BackboneSource
+from acclimate.outputs import TABLE, check_output
 from acclimate.progress import NOBODY, Listener, Track, silent
-from acclimate.runs.files import RUN_FILES
 from acclimate.runs.hub import located
 from acclimate.runs.output import STDOUT, UNSURE, Links, table
 from acclimate.runs.record import read_record
@@ -116,7 +115,11 @@ def predict_images(
         )
     run = located(run)
     if out is not None and out != STDOUT:
-        _check_table(Path(out), run, data)
+        check_output(Path(out), TABLE, inputs=data)
+    if link is not None and any(
+        Path(name).is_dir() and link.resolve().is_relative_to(Path(name).resolve()) for name in data
+    ):
+        raise DataError(f"{link} lies in the input, of which its links would become a part: name another with --link.")
     model = load(run, device, method=method, backbone=backbone, extractor=extractor)
     _pass_on_warning(run, screen)
     found = read_targets(data)
@@ -275,12 +278,3 @@ def _predicted(model: Model, domain: Domain, screen: Listener) -> tuple[Probabil
     _tell_of(broken.skipped, 0, screen)
     _tell_of_rest(broken.skipped, screen)
     return probabilities, broken
-
-
-def _check_table(out: Path, run: Path, data: Sequence[str]) -> None:
-    """Refuse an output that cannot be written, or whose writing would destroy something, before computing anything."""
-    check_output(out, "predictions.csv")
-    if out.exists() and any(
-        path.exists() and out.samefile(path) for path in (*map(Path, data), *map(run.joinpath, RUN_FILES))
-    ):
-        raise DataError(f"{out} belongs to the run or to the data: name another file with --out.")

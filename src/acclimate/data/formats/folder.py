@@ -7,8 +7,9 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from acclimate.choices import IMAGE_SUFFIXES
 from acclimate.data.domain import Domain, Labels
-from acclimate.data.kinds import IMAGE_SUFFIXES, looks_like_image, unread
+from acclimate.data.kinds import looks_like_image, unread
 from acclimate.errors import DataError
 
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir"})  # archives and network disks keep thumbnails in these
