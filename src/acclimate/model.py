@@ -514,11 +514,10 @@ class Model:
             model = cls(spec, network, device, method=found.method)
             model._take(tensors)
             if entries.get("sha256") not in (None, sha256.result()):
-                raise ValueError("the checksum of model.safetensors is another")
+                raise ValueError("the SHA-256 of model.safetensors is not the one in model.json")
             if altered:
                 raise ValueError("the checksum of model.json is another")
             model.method.to(device)  # tensors whose shapes only the file knows were not there to be moved before
-        check_weights(folder)
         model.method.eval()  # so that no thread that predicts has to change the mode, and have it changed back
         return model
 

@@ -231,5 +231,7 @@ def test_a_run_that_cannot_be_published(run: Path, hub: Hub, tmp_path: Path) -> 
         file.seek(-1, 2)
         file.write(b"\xff")
     assert "is not the file that was saved with model.json: its SHA-256" in refused("push", copy, "me/model")
-    assert "its SHA-256 differs" in refused("predict", copy, run.parent / "target.npz")
+    assert "the SHA-256 of model.safetensors is not the one in model.json" in refused(
+        "predict", copy, run.parent / "target.npz"
+    )
     assert not hub.folder.exists()
