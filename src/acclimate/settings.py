@@ -208,14 +208,15 @@ class Recipe:
 
     steps: int = field(default=1500, metadata=told("Steps of training.", "Training", least=1, most=10**9))
     batch_size: int = field(
-        default=32, metadata=told("Images a step from each domain.", "Training", least=2, most=2**20)
+        default=32, metadata=told("Images from each domain in a step.", "Training", least=2, most=2**20)
     )
     optimizer: Optimizer = field(
         default="sgd", metadata=told("SGD with Nesterov momentum, or Adam.", "Training", of_method=True)
     )
     lr: float = field(default=0.01, metadata=told("Learning rate of new layers.", "Training", least=0, of_method=True))
     backbone_lr: float = field(
-        default=0.1, metadata=told("Multiplier of it for pretrained layers.", "Training", least=0, of_method=True)
+        default=0.1,
+        metadata=told("Factor of the learning rate for pretrained layers.", "Training", least=0, of_method=True),
     )
     momentum: float = field(
         default=0.9, metadata=told("Momentum, or Adam's beta 1.", "Training", least=0, below=1, of_method=True)
@@ -224,8 +225,8 @@ class Recipe:
     schedule: Schedule = field(
         default="paper",
         metadata=told(
-            "How the learning rate falls and the adaptation sets in: over the run (paper), over a fixed number of "
-            "steps as in Transfer-Learning-Library (tll), or a constant rate.",
+            "How the learning rate falls and adaptation sets in: over the run (paper), over a fixed number of steps as "
+            "in Transfer-Learning-Library (tll), or with a constant rate.",
             "Training",
             of_method=True,
         ),
@@ -241,7 +242,7 @@ class Recipe:
     hold_out: float = field(
         default=0.0,
         metadata=told(
-            "Share of each class of the source that stays out of training, to judge the result by.",
+            "Share of each source class to keep out of training, to judge the result by.",
             "Training",
             least=0,
             below=1,
@@ -298,8 +299,8 @@ class Settings:
     )
     target: str = field(
         metadata=told(
-            "Images of the domain to adapt to, in the same forms or as a flat folder. Labels in it, if any, are used "
-            "to measure the result and for nothing else.",
+            "Images of the domain to adapt to, in the same forms or as a flat folder. Labels in it, if any, only "
+            "measure the result.",
             "Data",
             in_grid=False,
             in_estimator=False,
@@ -309,8 +310,7 @@ class Settings:
     test: str | None = field(
         default=None,
         metadata=told(
-            "Labelled images of the target's domain that stay out of training, to measure on instead of the target "
-            "itself.",
+            "Labelled images of the target's domain that stay out of training and are measured instead of the target.",
             "Data",
             in_grid=False,
             in_estimator=False,
@@ -337,13 +337,15 @@ class Settings:
         ),
     )
     weights: str | None = field(
-        default=None, metadata=told("A file of weights for it: .safetensors, .pth or .pt.", "Network", is_path=True)
+        default=None,
+        metadata=told("A file of weights for the backbone: .safetensors, .pth or .pt.", "Network", is_path=True),
     )
     tune: Literal["auto"] | Tune = field(
         default="auto",
         metadata=told(
-            "Train the head on frozen features that are computed once, the backbone's top stage as well, or all of it. "
-            "auto: head on a CPU and for the consensus, all on a GPU and for networks without pretrained weights.",
+            "What to train: the head, on frozen features that are computed once; the backbone's top stage as well; or "
+            "all of it. auto: head on a CPU and for the consensus, all on a GPU and for networks without pretrained "
+            "weights.",
             "Network",
         ),
     )
@@ -356,16 +358,16 @@ class Settings:
     resize: Literal["auto"] | Aspect = field(
         default="auto",
         metadata=told(
-            "Keep the ratio of an image's sides when resizing it, of which the crop then leaves out more the longer it "
-            "is, or squash it to a square, as Transfer-Learning-Library does. auto: as the backbone was trained.",
+            "Keep an image's aspect ratio when resizing it, so that the crop cuts off more of a long image, or squash "
+            "it to a square, as Transfer-Learning-Library does. auto: as the backbone was trained.",
             "Network",
         ),
     )
     augment: Literal["auto"] | Augment = field(
         default="auto",
         metadata=told(
-            "Random views in training. Cached features can only be flipped. auto: crop+flip where a pretrained "
-            "backbone is trained, else none.",
+            "Random views in training. Cached features allow only flips. auto: crop+flip if a pretrained backbone is "
+            "trained, else none.",
             "Network",
         ),
     )
@@ -373,22 +375,22 @@ class Settings:
     seed: int = field(
         default=0,
         metadata=told(
-            "Seed of everything random.", "Training", least=0, most=2**64 - 1, in_grid=False, in_estimator=False
+            "Seed for everything random.", "Training", least=0, most=2**64 - 1, in_grid=False, in_estimator=False
         ),
     )
     device: str = field(default="auto", metadata=told("cpu, cuda, or auto: a GPU if there is one.", "Machine"))
     precision: Literal["auto", "fp32", "bf16"] = field(
         default="auto",
-        metadata=told("Precision of the backbone. auto: bf16 where the hardware is made for it.", "Machine"),
+        metadata=told("Precision of the backbone. auto: bf16 if the hardware is fast at it.", "Machine"),
     )
     cache_precision: Precision = field(
-        default="fp16", metadata=told("Precision of cached features; fp32 takes twice the room.", "Machine")
+        default="fp16", metadata=told("Precision of cached features; fp32 takes twice the space.", "Machine")
     )
     extractor: Literal["auto"] | Extractor = field(
         default="auto",
         metadata=told(
-            "What computes the features of a frozen backbone on a CPU. auto: openvino for 1,000 images or more, where "
-            "that is installed (pip install acclimate[fast]), else torch.",
+            "What computes the features of a frozen backbone on a CPU. auto: openvino for 1,000 images or more, if it "
+            "is installed (pip install acclimate[fast]), else torch.",
             "Machine",
         ),
     )

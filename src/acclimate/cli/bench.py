@@ -34,32 +34,34 @@ def bench(
         str | None, typer.Option(help="Without a grid: the benchmark.", rich_help_panel="Grid")
     ] = None,
     root: Annotated[
-        Path | None, typer.Option(help="The folder that the domains lie in.", rich_help_panel="Grid")
+        Path | None, typer.Option(help="The folder that holds the domains.", rich_help_panel="Grid")
     ] = None,
     methods_: Annotated[
         str | None,
-        typer.Option("--methods", help="Take these rows alone, with commas between.", rich_help_panel="Grid"),
+        typer.Option("--methods", help="Run only these rows, separated by commas.", rich_help_panel="Grid"),
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option(help="Take these tasks alone: SOURCE-TARGET,...", rich_help_panel="Grid")
+        str | None, typer.Option(help="Run only these tasks: SOURCE-TARGET,...", rich_help_panel="Grid")
     ] = None,
-    seeds: Annotated[str | None, typer.Option(help="Take these seeds, such as 0,1,2.", rich_help_panel="Grid")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Run these seeds, such as 0,1,2.", rich_help_panel="Grid")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at the same time.", rich_help_panel="Machine")] = 1,
     threads: Annotated[
         int,
-        typer.Option(help="Threads of a run; runs with equally many end with equal bits.", rich_help_panel="Machine"),
+        typer.Option(
+            help="Threads of each run; runs with the same number end with the same bits.", rich_help_panel="Machine"
+        ),
     ] = 1,
     shard: Annotated[
         str | None,
         typer.Option(
-            help="Make one part of several alone: I/N, from 0, or slurm, pbs, lsf, sge, k8s in the job of an array. "
-            "The same command without it collects them.",
+            help="Make only one part: I/N, from 0, or slurm, pbs, lsf, sge, k8s in the job of an array. The same "
+            "command without --shard collects the parts.",
             rich_help_panel="Machine",
         ),
     ] = None,
     engine: Annotated[
         Literal["processes", "slurm", "dask"],
-        typer.Option(help="What makes the runs: processes here, jobs of Slurm, or Dask.", rich_help_panel="Machine"),
+        typer.Option(help="What makes the runs: local processes, Slurm jobs, or Dask.", rich_help_panel="Machine"),
     ] = "processes",
     slurm: Annotated[
         str,
@@ -79,7 +81,7 @@ def bench(
     list_: Annotated[
         bool,
         typer.Option(
-            "--list", help="Make nothing: print a fit command for each run that is missing.", rich_help_panel="Machine"
+            "--list", help="Run nothing: print a fit command for each missing run.", rich_help_panel="Machine"
         ),
     ] = False,
     keep_models: Annotated[
@@ -142,17 +144,17 @@ def table(
         list[Path], typer.Argument(metavar="BENCH...", help="Folders that bench wrote with --out, or their records.")
     ],
     form: Annotated[
-        Literal["terminal", "markdown", "latex", "csv"], typer.Option("--format", help="How it is written.")
+        Literal["terminal", "markdown", "latex", "csv"], typer.Option("--format", help="The output format.")
     ] = "terminal",
     metric: Annotated[
         Literal["accuracy", "mean-per-class", "both", "domain-error"] | None,
-        typer.Option(help="Default: what the benchmark's tables report, and both where that is the mean per class."),
+        typer.Option(help="Default: what the benchmark's tables report; both if that is the mean per class."),
     ] = None,
     published: Annotated[
-        str | None, typer.Option(help="Put a paper's table beside: wemnet-table1, ..., tada-table2, digits.")
+        str | None, typer.Option(help="Add the figures of a paper's table: wemnet-table1, ..., tada-table2, digits.")
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(help="The row that the others are compared with. Default: source-only.")
+        str | None, typer.Option(help="The row to compare the others with. Default: source-only.")
     ] = None,
     oracle: Annotated[
         bool, typer.Option("--oracle", help="The best step by the target's labels; no record holds it.")
@@ -192,8 +194,8 @@ def choose(
         list[Path],
         typer.Argument(metavar="BENCH...", help="The folder that bench wrote with --out; or several that fit wrote."),
     ],
-    task: Annotated[str | None, typer.Option(help="Choose on this task alone: SOURCE-TARGET.")] = None,
-    form: Annotated[Literal["terminal", "csv"], typer.Option("--format", help="How it is written.")] = "terminal",
+    task: Annotated[str | None, typer.Option(help="Choose only on this task: SOURCE-TARGET.")] = None,
+    form: Annotated[Literal["terminal", "csv"], typer.Option("--format", help="The output format.")] = "terminal",
     device: Device = "auto",
     json: Json = False,
     quiet: Quiet = False,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from acclimate.screen import Screen
 
 
-cache_app = typer.Typer(help="Look after the cache of features.", no_args_is_help=True)
+cache_app = typer.Typer(help="Manage the cache of features.", no_args_is_help=True)
 
 
 @cache_app.command("list")
@@ -39,11 +39,11 @@ def cache_list(json: Json = False, debug: Debug = False) -> None:
 @cache_app.command("prune")
 def cache_prune(
     older_than: Annotated[
-        float | None, typer.Option(metavar="DAYS", help="Delete too what was last used so many days ago.", min=0)
+        float | None, typer.Option(metavar="DAYS", help="Also delete what has not been used for this many days.", min=0)
     ] = None,
     larger_than: Annotated[
         float | None,
-        typer.Option(metavar="GB", help="While the cache is larger, delete what has not been used for longest.", min=0),
+        typer.Option(metavar="GB", help="Delete the least recently used until the cache is no larger.", min=0),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

@@ -41,14 +41,14 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if there is
 MethodAgain = Annotated[
     str | None,
     typer.Option(
-        "--method", help="The method that it was trained with, where that is a file's: path/to/file.py:Class."
+        "--method", help="The method that the model was trained with, if it is in a file: path/to/file.py:Class."
     ),
 ]
 
 BackboneAgain = Annotated[
     str | None,
     typer.Option(
-        "--backbone", help="The backbone that it was trained with, where that is a file's: path/to/file.py:function."
+        "--backbone", help="The backbone that the model was trained with, if it is in a file: path/to/file.py:function."
     ),
 ]
 
@@ -56,7 +56,7 @@ ExtractorAgain = Annotated[
     Extractor | None,
     typer.Option(
         "--extractor",
-        help="What computes the features of a frozen backbone on a CPU; what did for the run if nothing is named.",
+        help="What computes the features of a frozen backbone on a CPU. Default: the same as for the run.",
     ),
 ]
 

@@ -51,7 +51,7 @@ def fit(
     jobs: Annotated[
         int | None,
         typer.Option(
-            help="Members of a consensus trained at a time. Default: one a core, one on a GPU.",
+            help="Members of a consensus to train at a time. Default: one for each core; one on a GPU.",
             min=1,
             max=MOST_THREADS,
             rich_help_panel="Machine",

@@ -20,7 +20,7 @@ def label(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="The folder that fit wrote with --out; for a choice a bench, or several runs."
+            metavar="RUN...", help="The folder that fit wrote with --out; for a choice, a bench or several runs."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The folder to write labels.csv and label.html into.")],
@@ -29,8 +29,8 @@ def label(
         Literal["accuracy", "comparison", "choice"],
         typer.Option(
             "--for",
-            help="What the labels are to tell: how accurate the run is, whether it is better than source-only, or "
-            "which of several runs is the best.",
+            help="What to find out: how accurate the run is, whether it is better than source-only, or which of "
+            "several runs is best.",
         ),
     ] = "accuracy",
     seed: Annotated[int, typer.Option(min=0, help="The seed of the draw.")] = 0,

@@ -73,7 +73,7 @@ BenchmarkName = Annotated[str, typer.Argument(metavar="BENCHMARK", help="Its nam
 
 @data_app.command("list")
 def data_list(
-    name: Annotated[str | None, typer.Argument(metavar="BENCHMARK", help="Show what is known of this one.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="BENCHMARK", help="Show what is known about this one.")] = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -94,7 +94,7 @@ def data_list(
 @data_app.command("check")
 def data_check(
     benchmark: BenchmarkName,
-    root: Annotated[Path, typer.Option(help="The folder that holds it, as unpacked or as you have it.")],
+    root: Annotated[Path, typer.Option(help="The folder that holds it, in any known layout.")],
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -123,9 +123,7 @@ def data_get(
     root: Annotated[Path, typer.Option(help="The folder to put it into.")],
     sha256: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="FILE=HEX", help="The checksum of a file, for those that are published without one. Repeatable."
-        ),
+        typer.Option(metavar="FILE=HEX", help="The checksum of a file that is published without one. Repeatable."),
     ] = None,
     json: Json = False,
     quiet: Quiet = False,

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def push(
     run: RunFolder,
-    name: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository, which is made if need be.")],
+    name: Annotated[
+        str, typer.Argument(metavar="OWNER/NAME", help="The repository; it is created if it does not exist.")
+    ],
     private: Annotated[bool, typer.Option("--private", help="Make it a private repository.")] = False,
     license_: Annotated[
         str | None, typer.Option("--license", help="The model's licence, as the hub names it: mit, cc-by-4.0, ...")

@@ -37,25 +37,21 @@ def predict(
     ],
     out: Annotated[
         str | None,
-        typer.Option(
-            help="The file to write; - is standard output, where predictions go if neither --out nor --link is given."
-        ),
+        typer.Option(help="The file to write, or - for standard output. Default without --link: standard output."),
     ] = None,
     form: Annotated[
         PredictionFormat | None,
         typer.Option(
             "--format",
-            help="csv: path, predicted, confidence, one column a class; jsonl: one JSON object a line; npz: "
+            help="csv: path, predicted, confidence, one column for each class; jsonl: one JSON object a line; npz: "
             "arrays, for many classes. A file that ends in .jsonl or .npz needs no --format.",
         ),
     ] = None,
-    top: Annotated[
-        int | None, typer.Option(min=1, help="Name so many of the most probable classes, in place of all.")
-    ] = None,
+    top: Annotated[int | None, typer.Option(min=1, help="Write only this many of the most probable classes.")] = None,
     link: Annotated[Path | None, typer.Option(help="A new folder of links to the images, one folder a class.")] = None,
     min_confidence: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="With --link: images of less confidence go to the folder 'unsure'."),
+        typer.Option(min=0, max=1, help="With --link: images with less confidence go to the folder 'unsure'."),
     ] = None,
     escape_formulas: Annotated[
         bool,
@@ -121,7 +117,7 @@ def evaluate(
         ),
     ] = None,
     labels: Annotated[
-        Path | None, typer.Option(help="In place of labelled images: the labels.csv of acclimate label, filled in.")
+        Path | None, typer.Option(help="Instead of labelled images: the labels.csv of acclimate label, filled in.")
     ] = None,
     allow_class_mismatch: Annotated[
         bool, typer.Option("--allow-class-mismatch", help="Score the classes that the model and the data share.")
@@ -172,7 +168,7 @@ def evaluate(
 
 def export(
     run: RunOrHub,
-    out: Annotated[Path, typer.Option(help="The file to write: .onnx, or .pt2 for PyTorch alone.")],
+    out: Annotated[Path, typer.Option(help="The file to write: .onnx, or .pt2 for PyTorch only.")],
     with_script: Annotated[
         bool,
         typer.Option("--with-script", help="Put onnx_predict.py beside it, which needs onnxruntime, NumPy and Pillow."),
@@ -217,7 +213,7 @@ def export(
 
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that fit or bench wrote with --out.")],
-    out: Annotated[Path | None, typer.Option(help="The file to write; RUN/report.html if none is named.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The file to write. Default: RUN/report.html.")] = None,
     method: MethodAgain = None,
     backbone: BackboneAgain = None,
     open_: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
