@@ -38,6 +38,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or there in MADE or anchor in headings(there), link
 
 
+@pytest.mark.parametrize("part", ["methods", "results"])
+def test_an_index_lists_every_page_beside_it(part: str) -> None:
+    folder = ROOT / "docs" / part
+    listed = re.findall(r"\]\(([\w-]+\.md)\)", (folder / "index.md").read_text(encoding="utf-8"))
+    assert sorted(listed) == sorted(page.name for page in folder.glob("*.md") if page.name != "index.md")
+
+
 def commands(page: Path) -> list[str]:
     """The lines of a page's shell blocks."""
     blocks = re.findall(r"^```sh\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
