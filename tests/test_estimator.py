@@ -127,7 +127,7 @@ def test_get_set_and_clone() -> None:
         ({"tune": "heads"}, "tune must be auto, head, top or all, not 'heads'."),
         ({"precision": "fp64"}, "precision must be auto, fp32 or bf16, not 'fp64'."),
         ({"augment": "blur"}, "augment must be auto, none, flip, crop or crop\\+flip, not 'blur'."),
-        ({"device": "abacus"}, "The device 'abacus' is not to be had here"),
+        ({"device": "abacus"}, "The device 'abacus' is not available here"),
         ({"tune": "all"}, "Feature vectors have no backbone to train"),
     ],
 )

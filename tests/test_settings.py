@@ -164,7 +164,7 @@ def test_any_value_of_an_option_is_taken_or_refused_in_a_sentence(method: str, d
 
 @pytest.mark.parametrize("name", ["hpu", "meta", "cuda:99", "cpu:7x", "", "xyz", "mtia", "privateuseone"])
 def test_a_device_that_is_not_there(name: str) -> None:
-    with pytest.raises(OptionError, match="is not to be had here: use --device auto or cpu"):
+    with pytest.raises(OptionError, match="is not available here: use --device auto or cpu"):
         pick_device(name)
 
 

@@ -108,7 +108,7 @@ def jobs_that_pay(device: str) -> int:
         device: As for `pick_device`.
 
     Raises:
-        OptionError: It is not to be had.
+        OptionError: It is not available.
     """
     if pick_device(device).type != "cpu":
         return 1
@@ -160,7 +160,7 @@ def pick_device(name: str) -> torch.device:
     A GPU has its number: without one, another thread would take the first, whatever this one's current GPU is.
 
     Raises:
-        OptionError: It is not to be had.
+        OptionError: It is not available.
     """
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
@@ -168,5 +168,5 @@ def pick_device(name: str) -> torch.device:
             device = torch.device("cuda", torch.cuda.current_device())
         torch.zeros(1, device=device).item()
     except Exception as error:  # what is not installed is missing in many ways
-        raise OptionError(f"The device {brief(name)} is not to be had here: use --device auto or cpu.") from error
+        raise OptionError(f"The device {brief(name)} is not available here: use --device auto or cpu.") from error
     return device

@@ -304,13 +304,13 @@ def test_domains_that_do_not_fit_each_other(folders: tuple[Path, Path], arrays: 
         ),
         (["--bottleneck", "-1"], "bottleneck must be a whole number from 0 to 65,536, not -1."),
         (["--checkpoint-seconds", "nan"], "checkpoint_seconds must be a number from 0 up, not nan."),
-        (["--device", "gpu"], "The device 'gpu' is not to be had here: use --device auto or cpu."),
-        (["--device", "meta"], "The device 'meta' is not to be had here: use --device auto or cpu."),
+        (["--device", "gpu"], "The device 'gpu' is not available here: use --device auto or cpu."),
+        (["--device", "meta"], "The device 'meta' is not available here: use --device auto or cpu."),
         (["--backbone", "resnet5"], "There is no backbone 'resnet5'; did you mean resnet50"),
         (["--tune", "head"], "lenet has no pretrained weights: use --tune all, or give --weights FILE."),
         (
             ["--backbone", "efficientnet_lite0", "--tune", "head", "--augment", "crop"],
-            "Cached features know no random crops: use --augment flip with --tune head, or --tune all.",
+            "Cached features cannot be cropped at random: use --augment flip with --tune head, or --tune all.",
         ),
         (["--weights", "gone.pth"], "There is no weights file gone.pth; check the path."),
     ],
@@ -321,7 +321,7 @@ def test_a_wrong_option(folders: tuple[Path, Path], options: list[str], sentence
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_gpu_that_is_not_there(folders: tuple[Path, Path]) -> None:
-    assert fit(*folders, "--device", "cuda").startswith("The device 'cuda' is not to be had here")
+    assert fit(*folders, "--device", "cuda").startswith("The device 'cuda' is not available here")
 
 
 @pytest.mark.parametrize(

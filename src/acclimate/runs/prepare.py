@@ -202,6 +202,6 @@ def _augment(settings: Settings, tune: Tune, backbone: Backbone | None) -> Augme
         raise OptionError("Feature vectors cannot be augmented: use --augment none, or give images.")
     if tune != "all" and settings.augment not in ("none", "flip"):
         raise OptionError(
-            f"Cached features know no random crops: use --augment flip with --tune {tune}, or --tune all."
+            f"Cached features cannot be cropped at random: use --augment flip with --tune {tune}, or --tune all."
         )
     return settings.augment
