@@ -22,7 +22,7 @@ DRAWING = ROOT.parents[1] / "docs" / "architecture.md"
 
 ORDER = [  # from the ground up; what stands on one floor does not import its neighbours
     {"errors", "choices", "progress", "threads", "processes", "text", "files"},
-    {"locks", "machine", "outputs", "outside", "parallel", "schema", "tensors"},
+    {"locks", "machine", "outputs", "outside", "parallel", "schema", "shard", "tensors"},
     {"data"},
     {"datasets", "networks", "cache"},
     {"methods"},

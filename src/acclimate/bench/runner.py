@@ -10,11 +10,11 @@ from acclimate.bench.commands import fit_command
 from acclimate.bench.grid import Grid
 from acclimate.bench.plan import plan
 from acclimate.bench.records import BenchRecord
-from acclimate.bench.shard import Shard
 from acclimate.bench.workers import Executor, How, Maker, in_turn, side_by_side, submitted
 from acclimate.errors import OptionError
 from acclimate.progress import NOBODY, Listener, WarningsOnly
 from acclimate.runs.task import Tasks
+from acclimate.shard import Shard
 
 MOST_AT_ONCE = 1024  # processes, or threads of one: more than any machine has, and fewer than bring it down
 
@@ -61,8 +61,7 @@ def bench(
     tasks = Tasks(screen)
     cells = plan(grid, out, tasks)
     if shard is not None:
-        mine = {run.folder for run in shard.part(cell.run for cell in cells)}
-        cells = [cell for cell in cells if cell.run.folder in mine]
+        cells = [cell for cell in cells if shard.has(cell.run.content)]
     (out / "runs").mkdir(parents=True, exist_ok=True)
     board = Board(grid, cells, out, collects=shard is None)
     board.write()
@@ -103,5 +102,5 @@ def commands(
         AcclimateError: The grid or its data cannot be used.
     """
     runs = {cell.run.folder: cell.run for cell in plan(grid, out, Tasks(screen))}
-    asked = shard.part(runs.values()) if shard is not None else runs.values()
+    asked = [run for run in runs.values() if shard is None or shard.has(run.content)]
     return [fit_command(run.settings, run.folder, threads) for run in asked if not run.finished]

@@ -99,8 +99,8 @@ def bench(
     def work(screen: Screen) -> None:
         from acclimate.bench import board, runner
         from acclimate.bench import grid as grids
-        from acclimate.bench.shard import shard_of
         from acclimate.bench.shown import shown
+        from acclimate.shard import shard_of
 
         part = shard_of(shard, os.environ) if shard is not None else None
         made = grids.grid_of(

@@ -1,19 +1,18 @@
-"""Which runs of a grid one machine of several makes: a part by number, or by what a scheduler says of its array."""
+"""Which part of a work one machine of several does: by number, or by what a scheduler says of the jobs of an array."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from acclimate.bench.plan import PlannedRun
 from acclimate.errors import OptionError
 
 MOST_SHARDS = 2**20
 
 
 class Shard(NamedTuple):
-    """One of several parts of a grid.
+    """One of several parts of a work.
 
     Attributes:
         number: Which, from 0.
@@ -23,13 +22,16 @@ class Shard(NamedTuple):
     number: int
     of: int
 
-    def part(self, runs: Iterable[PlannedRun]) -> list[PlannedRun]:
-        """The runs of this part.
+    def has(self, content: str) -> bool:
+        """Whether something belongs to this part.
 
-        A run is assigned by its content and not by its place in the grid, so that a grid that grows leaves every run
-        with the part that has it already.
+        It is assigned by what it is and not by its place among others, so that work that grows leaves everything with
+        the part that has it already.
+
+        Args:
+            content: A hash of it, in hexadecimal.
         """
-        return [run for run in runs if int(run.content, 16) % self.of == self.number]
+        return int(content, 16) % self.of == self.number
 
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
