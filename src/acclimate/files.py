@@ -210,3 +210,18 @@ def cache_folder() -> Path:
     if shared := os.environ.get("XDG_CACHE_HOME"):
         return Path(shared) / "acclimate"
     return Path.home() / ".cache" / "acclimate"
+
+
+def cache_may_change() -> bool:
+    """Whether the cache may be written to, which ACCLIMATE_CACHE_READONLY forbids unless it is empty or 0."""
+    return os.environ.get("ACCLIMATE_CACHE_READONLY", "") in ("", "0")
+
+
+def check_cache_may_change(path: Path) -> None:
+    """Refuse to write something in the cache that may only be read.
+
+    Raises:
+        OSError: It may only be read.
+    """
+    if not cache_may_change():
+        raise OSError(errno.EROFS, "ACCLIMATE_CACHE_READONLY is set", str(path))

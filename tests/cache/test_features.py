@@ -38,6 +38,8 @@ from acclimate.data.inputs import ArrayInputs, RowInputs
 from acclimate.data.preprocess import Preprocess
 from acclimate.data.read import domain_of
 from acclimate.errors import DataError, OptionError
+from acclimate.locks import locked
+from acclimate.shard import Shard
 from tiny import acclimate, full_after, succeeds
 
 T = TypeVar("T")
@@ -817,8 +819,86 @@ def test_a_complete_cache_that_may_only_be_read_is_read(
     path.write_bytes(altered(3)(content))
     encoder = Encoder()
     np.testing.assert_array_equal(values(compute(encoder, domain))[:, :6], expected)
-    assert encoder.images == 7
+    assert encoder.images == 2  # the damaged one and the missing one
     assert len(warnings(caplog)) == 1
+
+
+# --- stores of parts -----------------------------------------------------------------------------------------------
+
+
+def plain(inputs: RowInputs) -> npt.NDArray[np.float32]:
+    found: npt.NDArray[np.float32] = inputs.batch(np.arange(len(inputs)), None).numpy()
+    return found
+
+
+def in_parts(domain: Domain, content: Content = CONTENT, of: int = 3) -> None:
+    for number in range(of):
+        compute(Encoder(), domain.select(range(number, 7, of)), content, shard=Shard(number, of))
+
+
+def test_views_are_drawn_from_parts_as_from_one_store(domain: Domain) -> None:
+    both = replace(CONTENT, views=BOTH)
+    in_parts(domain, both)
+    joined = compute(Encoder(0), domain, both)
+    assert len(stores()) == 3
+    shutil.rmtree(stores_folder())
+    whole = compute(Encoder(), domain, both)
+    drawn = np.array([3, 3, 0, 6, 1, 3, 2, 2])
+    for seed in range(5):
+        ours, theirs = (each.batch(drawn, np.random.default_rng(seed)) for each in (joined, whole))
+        assert torch.equal(ours, theirs)
+
+
+def test_a_part_that_is_being_written_elsewhere_is_verified_row_by_row(domain: Domain) -> None:
+    in_parts(domain)
+    expected = fresh(domain)[0]
+    store = Store(next(path for path in stores() if path.name.endswith("-0-of-3")))
+    (rows,) = store.folder.glob("rows-*.bin")
+    torn = bytearray(rows.read_bytes())
+    torn[0] ^= 1
+    rows.unlink()
+    rows.write_bytes(torn)
+    encoder = Encoder()
+    with locked(store.lock):
+        np.testing.assert_array_equal(plain(compute(encoder, domain)), expected)
+    assert encoder.images == 1
+
+
+def test_a_value_that_one_part_cannot_hold_is_heeded_by_all(domain: Domain) -> None:
+    half = replace(CONTENT, precision="fp16")
+    compute(Encoder(), domain.select([0, 1, 2]), half, shard=Shard(0, 2))
+    compute(Encoder(scale=1e5), domain.select([3, 4, 5, 6]), half, shard=Shard(1, 2))
+    encoder = Encoder(scale=1e5)
+    np.testing.assert_allclose(plain(compute(encoder, domain, half)), 1e5 * fresh(domain)[0], rtol=1e-5)
+    assert encoder.images == 3
+
+
+def test_parts_with_broken_images(photos: list[Path]) -> None:
+    photos[4].write_bytes(b"not an image")
+    domain = domain_of(photos, "photos")
+    for number in range(2):
+        part = domain.select(range(number, 7, 2))
+        broken = BrokenImages(part, 1.0)
+        with broken.found():
+            compute(Encoder(), part, broken=broken, shard=Shard(number, 2))
+    encoder, broken = Encoder(), BrokenImages(domain, 0.5)
+    with broken.found():
+        found = plain(compute(encoder, domain, broken=broken))
+    assert sorted(broken.reasons) == [4]
+    assert len(found) == 6
+    assert encoder.images == 0
+
+
+def test_parts_are_listed_pruned_and_cleared(domain: Domain, photos: list[Path]) -> None:
+    in_parts(domain)
+    assert {entry.part for entry in upkeep.entries()} == {"0/3", "1/3", "2/3"}
+    shown = succeeds("cache", "list", columns=200).stdout
+    assert "part 1/3" in shown
+    photos[1].unlink()
+    assert upkeep.prune().rows == 1
+    assert sum(entry.images or 0 for entry in upkeep.entries()) == 6
+    assert upkeep.clear().entries == 3
+    assert stores() == []
 
 
 # --- several at a time ---------------------------------------------------------------------------------------------

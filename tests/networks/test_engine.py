@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from acclimate.cache import upkeep
 from acclimate.cache.content import stores_folder
 from acclimate.data.domain import Domain
 from acclimate.data.preprocess import Preprocess
@@ -161,6 +163,34 @@ def test_bits_depend_on_nothing_but_the_image(photos: Domain, monkeypatch: pytes
             np.testing.assert_array_equal(np.concatenate(each), expected.squeeze())
         finally:
             torch.set_num_threads(1)
+
+
+@installed
+def test_converted_networks_are_listed_and_cleared(photos: Domain) -> None:
+    rows(model(), photos)
+    by_kind = {entry.what: entry for entry in upkeep.entries()}
+    assert by_kind.keys() == {"rows", "network"}
+    kept = by_kind["network"]
+    assert (kept.backbone, kept.level, kept.tune) == ("small", "vector", "head")
+    assert kept.bytes == sum(path.stat().st_size for path in kept.path.iterdir())
+    assert "small for OpenVINO" in [row[0] for row in upkeep.as_table([*by_kind.values()])[1]]
+    os.utime(kept.path / "verdict.json", (1, 1))
+    assert upkeep.prune(older_than=1).entries == 1
+    assert [entry.what for entry in upkeep.entries()] == ["rows"]
+    rows(model(), photos)
+    assert upkeep.clear().entries == 2
+    assert not [*stores_folder().iterdir(), *kept.path.parent.iterdir()]
+
+
+@installed
+def test_a_network_is_read_where_nothing_may_be_written(photos: Domain, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = rows(model(), photos.select([0, 1]))
+    monkeypatch.setenv("ACCLIMATE_CACHE_READONLY", "1")
+    folder = stores_folder().parent
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    monkeypatch.setattr(engine, "converted", lambda *_: pytest.fail("it was converted again"))
+    np.testing.assert_array_equal(rows(model(), photos)[:2], expected)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
 @installed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,8 +11,11 @@ from typing import Literal
 from acclimate.choices import Precision, View
 from acclimate.data.preprocess import Preprocess
 from acclimate.files import cache_folder
+from acclimate.shard import Shard
 
 FORMAT = 3  # a change of the files, or of what is computed, must raise it
+
+NAME = r"([0-9a-f]{64})(?:-(\d+)-of-(\d+))?"  # of a store's folder: what it holds, and which part of an extraction
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,26 @@ class Content:
         """Where the store of these features is."""
         return stores_folder() / hashlib.sha256(repr((FORMAT, self)).encode()).hexdigest()
 
+    def folder_of(self, shard: Shard | None) -> Path:
+        """Where the store is that one of several parts of an extraction fills; the only part has no other."""
+        if shard is None or shard.of == 1:
+            return self.folder
+        return self.folder.with_name(f"{self.folder.name}-{shard.number}-of-{shard.of}")
+
 
 def stores_folder() -> Path:
     """The folder of all stores; it need not exist."""
     return cache_folder() / "features"
+
+
+def folders_of_stores() -> list[Path]:
+    """The folders that are named as stores are, sorted; each may lack the files of one."""
+    root = stores_folder()
+    folders = sorted(root.iterdir()) if root.is_dir() else []
+    return [path for path in folders if re.fullmatch(NAME, path.name) and not path.is_symlink()]
+
+
+def part_of(folder: Path) -> str | None:
+    """Which part of an extraction a store is of, as in 0/4; None where it is that of all else."""
+    named = re.fullmatch(NAME, folder.name)
+    return f"{named[2]}/{named[3]}" if named and named[2] else None

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from acclimate.cache.content import Content
 from acclimate.cache.identity import Identities, file_paths, identities
 from acclimate.cache.rows import Array
-from acclimate.cache.store import Store
+from acclimate.cache.stores import Stores
 from acclimate.choices import Precision
 from acclimate.data.broken import BrokenImages
 from acclimate.data.decode import Pixels
@@ -28,6 +28,7 @@ from acclimate.data.preprocess import in_view, pixels_in_view
 from acclimate.errors import DataError
 from acclimate.machine import compute_alone
 from acclimate.progress import Track, silent
+from acclimate.shard import Shard
 from acclimate.threads import in_order
 
 TORCH: dict[str, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -49,6 +50,7 @@ def features(
     device: torch.device | str,
     batch_size: int | None = None,
     broken: BrokenImages | None = None,
+    shard: Shard | None = None,
     track: Track = silent,
 ) -> RowInputs:
     """What a frozen network makes of a domain's images; only those images are computed that are not in the cache.
@@ -71,6 +73,8 @@ def features(
         batch_size: Images a forward pass; None is 8 on a CPU and 64 elsewhere. It may change the last bits of what a
             module computes, but what else is in a batch may not: each has this size, if need be with empty images.
         broken: Notes the images that cannot be read, which have no features then. None refuses them.
+        shard: The part of an extraction that these images are, whose features go into a store of its own, or nowhere;
+            None is no part.
         track: Reports the progress, in batches.
 
     Returns:
@@ -78,7 +82,7 @@ def features(
 
     Raises:
         DataError: An image cannot be read and nobody notes such, or too many; the domain holds vectors, which need no
-            features; or neither the disk nor the memory can hold the features.
+            features; or neither the disk nor the memory can hold the features, or, of a part, the disk.
     """
     images = ImageInputs(domain, content.preprocess, memory=0, broken=broken)  # each image is read once
     wanted = identities(domain)
@@ -87,22 +91,29 @@ def features(
     def blocks(positions: Indices) -> Blocks:
         return _blocks(network, images, positions, content, torch.device(device), size, broken, track)
 
-    store = Store(content.folder)
+    stores = Stores(content, shard)
     try:
         try:
-            if store.overflows():
+            if stores.overflow():
                 raise _OverflowError
-            return _cached(store, content, domain, wanted, blocks, broken)
+            return _cached(stores, domain, wanted, blocks, broken)
         except OSError as error:
+            if shard is not None:  # nobody would have them from this process's memory
+                raise DataError(
+                    f"The features of {domain.origin} cannot be written to {stores.own.folder} ({error.strerror}): "
+                    "name a folder with more room in the environment variable ACCLIMATE_CACHE."
+                ) from error
             reason = "The features of %s are not cached, because %s cannot be written: %s."
-            log.warning(reason, domain.origin, store.folder, error)
-            return _in_memory(store, domain, wanted, blocks, broken)
+            log.warning(reason, domain.origin, stores.own.folder, error)
+            return _in_memory(stores, domain, wanted, blocks, broken)
     except _OverflowError:
         with suppress(OSError):
-            store.refuse(content)
+            stores.own.refuse(content)
         log.warning("Some features are too large for %s, so they are cached as fp32.", content.precision)
         wider = replace(content, precision="fp32")
-        return features(network, domain, wider, device=device, batch_size=batch_size, broken=broken, track=track)
+        return features(
+            network, domain, wider, device=device, batch_size=batch_size, broken=broken, shard=shard, track=track
+        )
 
 
 class _OverflowError(Exception):
@@ -110,22 +121,22 @@ class _OverflowError(Exception):
 
 
 def _cached(
-    store: Store,
-    content: Content,
+    stores: Stores,
     domain: Domain,
     wanted: Identities,
     blocks: Callable[[Indices], Blocks],
     broken: BrokenImages | None,
 ) -> RowInputs:
-    rows, positions = store.read(wanted)
-    if rows is None or (positions < 0).any():
-        with store.writing(content) as writer:
-            missing = store.missing(wanted)  # another process may have been quicker
+    rows, positions = stores.read(wanted)
+    lacking = np.flatnonzero(positions < 0)
+    if len(lacking):
+        with stores.own.writing(stores.content) as writer:
+            missing = lacking[stores.own.missing(wanted[lacking])]  # another process may have been quicker
             for number, (part, block) in enumerate(blocks(missing)):
                 if number == 0:
                     writer.reserve(len(missing), block)
                 writer.append(wanted[part], file_paths(domain, part), block)
-        rows, positions = store.read(wanted)
+        rows, positions = stores.read(wanted)
     if broken is not None:
         _note_twins(broken, wanted, np.flatnonzero(positions < 0))
         positions = positions[broken.readable]
@@ -145,22 +156,24 @@ def _note_twins(broken: BrokenImages, wanted: Identities, lacking: Indices) -> N
 
 
 def _in_memory(
-    store: Store,
+    stores: Stores,
     domain: Domain,
     wanted: Identities,
     blocks: Callable[[Indices], Blocks],
     broken: BrokenImages | None,
 ) -> RowInputs:
-    """The features in memory; those that the store has are taken from it."""
+    """The features in memory; those that the stores have are taken from them."""
     stored, positions = None, np.full(len(wanted), -1, dtype=np.int64)
     with suppress(OSError):
-        stored, positions = store.read(wanted)
+        stored, positions = stores.read(wanted)
     rows: Array | None = None
     for part, block in blocks(np.flatnonzero(positions < 0)):
         if rows is None:
             rows = _array_for(len(wanted), block, domain)
+            has = np.flatnonzero(positions >= 0)
             if stored is not None:
-                rows[positions >= 0] = stored[positions[positions >= 0]]
+                for view in range(rows.shape[1]):
+                    rows[has, view] = stored[positions[has], view]
         rows[part] = block
     readable = broken.readable if broken is not None else np.arange(len(wanted))
     if rows is None:

@@ -115,6 +115,12 @@ class RowFiles:
             return rows
         return np.array(damaged, dtype=np.int64)
 
+    def undamaged(self, records: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The records (R,), of which those are made invalid, here alone, whose rows are damaged or not there yet."""
+        kept = records.copy()
+        kept[self.damaged(records, np.flatnonzero(valid_rows(records)))] = np.zeros((), RECORD)
+        return kept
+
     def forget(self, rows: Indices) -> None:
         """Makes the records of these rows invalid."""
         with self.index.open("r+b") as index:

@@ -27,6 +27,7 @@ from acclimate.cache.note import NOTE, DamagedNoteError, Note, read_note, write_
 from acclimate.cache.rows import LOCK, Array, RowFiles, delete_all_but_lock
 from acclimate.cache.writer import Writer
 from acclimate.data.domain import Indices
+from acclimate.files import cache_may_change, check_cache_may_change
 from acclimate.locks import locked
 
 log = logging.getLogger("acclimate")
@@ -49,25 +50,36 @@ class Store:
         except DamagedNoteError:
             return None
 
-    def read(self, wanted: Identities) -> tuple[Array | None, Indices]:
+    def read(self, wanted: Identities, *, alone: bool = False) -> tuple[Array | None, Indices]:
         """The rows as a read-only memory map (R, V, ...), and which of them each wanted image is, -1 for none.
 
         The rows are verified before, unless another process is adding to them, which has done it.
+
+        Args:
+            wanted: The images.
+            alone: Whether nobody else is taken to have verified them: somebody who is adding may be on another machine,
+                whose bytes come here in any order.
         """
+        changeable, verified = cache_may_change(), False
         try:
-            with locked(self.lock, wait=False) as mine:
-                if mine:
-                    self.check()
+            if changeable:
+                with locked(self.lock, wait=False) as mine:
+                    if mine:
+                        self.check()
+                    verified = mine or not alone
         except OSError:
-            if not self._is_as_noted():  # a cache that may only be read serves as long as it is sound
-                raise
+            changeable = False
         note = self.note()
-        if note is None or note.shape is None or note.size < 0:
+        if note is None or note.shape is None or (verified and note.size < 0):
             return None, _none_of(wanted)
-        with suppress(OSError):  # last used
-            os.utime(self.folder / NOTE)
+        if changeable:
+            with suppress(OSError):  # last used
+                os.utime(self.folder / NOTE)
         files = RowFiles(self.folder, note)
-        positions = find_rows(files.records(), wanted)
+        records = files.records()
+        if not verified and not files.as_noted():
+            records = files.undamaged(records)
+        positions = find_rows(records, wanted)
         rows = files.mapped(int(positions.max(initial=-1)) + 1)
         return rows, _none_of(wanted) if rows is None else positions
 
@@ -87,6 +99,7 @@ class Store:
 
     def refuse(self, content: Content) -> None:
         """Notes that the precision does not suffice, and deletes the rows."""
+        check_cache_may_change(self.folder)
         with locked(self.lock):
             delete_all_but_lock(self.folder)
             write_note(self.folder, Note.of(content, overflow=True))
@@ -94,6 +107,7 @@ class Store:
     @contextmanager
     def writing(self, content: Content) -> Iterator[Writer]:
         """Adds rows; waits until no other process does. Every row before them has been verified."""
+        check_cache_may_change(self.folder)
         with locked(self.lock):
             self.check()
             if self.note() is None:
@@ -144,12 +158,6 @@ class Store:
         with suppress(OSError):  # Windows keeps an open file; a foreign file keeps the folder
             self.lock.unlink()
             self.folder.rmdir()
-
-    def _is_as_noted(self) -> bool:
-        with suppress(OSError):
-            note = self.note()
-            return note is not None and RowFiles(self.folder, note).as_noted()
-        return False
 
 
 def _none_of(wanted: Identities) -> Indices:

@@ -15,7 +15,7 @@ import numpy as np
 from acclimate.data.decode import THREADS, BrokenImageError, read_image
 from acclimate.data.domain import Domain, Indices, LabelledDomain
 from acclimate.errors import DataError
-from acclimate.files import cache_folder, read_regular, write_whole
+from acclimate.files import cache_folder, check_cache_may_change, read_regular, write_whole
 from acclimate.progress import Track, silent
 from acclimate.schema import Checked, Count, UnreadableError, as_json, decode
 from acclimate.threads import in_order
@@ -147,6 +147,7 @@ class BrokenImages:
         return cache_folder() / "broken" / f"{self.domain.fingerprint()}.json"
 
     def _remember(self) -> None:
+        check_cache_may_change(self._record)
         noted = _Noted(positions=tuple(sorted(self.reasons)))
         write_whole(self._record, json.dumps(as_json(noted)).encode())
 

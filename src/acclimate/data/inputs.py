@@ -56,6 +56,34 @@ class ArrayInputs:
         return torch.from_numpy(np.ascontiguousarray(self.views[view, index], dtype=np.float32))
 
 
+class JoinedRows:
+    """Several arrays (R_i, V, ...) as one (R, V, ...) of which rows can be taken; nothing is copied before.
+
+    Args:
+        parts: At least one; all but R_i is equal in all.
+    """
+
+    def __init__(self, parts: Sequence[npt.NDArray[np.generic]]) -> None:
+        self._parts = [np.asarray(part) for part in parts]  # indexing a memmap itself takes longer
+        self._starts = np.cumsum([0, *map(len, self._parts)])
+        self.dtype = self._parts[0].dtype
+        self.shape: tuple[int, ...] = (int(self._starts[-1]), *self._parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: tuple[Indices, Indices | int]) -> npt.NDArray[np.generic]:
+        """The rows at given positions (N,), each in one view, or in the one at its place in (N,): (N, ...)."""
+        positions, views = key
+        part_of = np.searchsorted(self._starts, positions, side="right") - 1
+        taken = np.empty((len(positions), *self.shape[2:]), self.dtype)
+        for part in np.unique(part_of).tolist():
+            here = np.flatnonzero(part_of == part)
+            view = views if isinstance(views, int) else views[here]
+            taken[here] = self._parts[part][positions[here] - self._starts[part], view]
+        return taken
+
+
 class RowInputs:
     """Inputs that are rows of a larger array, which several domains may share: the cache of frozen features.
 
@@ -65,8 +93,9 @@ class RowInputs:
         positions: (N,) the row of each sample.
     """
 
-    def __init__(self, rows: npt.NDArray[np.generic], positions: Indices) -> None:
-        self.rows = np.asarray(rows)  # indexing a memmap itself takes longer
+    def __init__(self, rows: npt.NDArray[np.generic] | JoinedRows, positions: Indices) -> None:
+        # Indexing a memmap itself takes longer.
+        self.rows = rows if isinstance(rows, JoinedRows) else np.asarray(rows)
         self.positions = positions
 
     def __len__(self) -> int:

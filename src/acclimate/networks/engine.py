@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import json
 import logging
+import os
 import sys
 import tempfile
 import warnings
@@ -20,10 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from acclimate.cache.engines import GRAPH, VERDICT, WEIGHTS, engines_folder
+from acclimate.cache.rows import LOCK
 from acclimate.data.decode import Pixels
 from acclimate.data.preprocess import Preprocess
 from acclimate.errors import OptionError
-from acclimate.files import cache_folder, write_whole
+from acclimate.files import cache_may_change, check_cache_may_change, write_whole
 from acclimate.locks import locked
 
 if TYPE_CHECKING:
@@ -36,8 +39,6 @@ PAYS = 1000  # images from which on a run saves what it takes to convert a netwo
 TOLERANCE = 1e-4  # of the length of an image's feature, by which it may differ from PyTorch's
 
 COMPARED = 4  # images on which features are compared
-
-GRAPH, WEIGHTS, VERDICT = "network.xml", "network.bin", "verdict.json"
 
 log = logging.getLogger("acclimate")
 
@@ -137,19 +138,24 @@ class Place:
     def __init__(self, network: tuple[str, ...], preprocess: Preprocess, *, bf16: bool) -> None:
         recipe = (preprocess.size, preprocess.channels, preprocess.mean, preprocess.std)
         key = repr((FORMAT, network, recipe, bf16, version(), torch.__version__))
-        self.folder = cache_folder() / "engines" / hashlib.sha256(key.encode()).hexdigest()
+        self._network = network
+        self.folder = engines_folder() / hashlib.sha256(key.encode()).hexdigest()
 
     def verdict(self) -> str | None:
         """Why the engine is not to be used for this network, "" if it is, None if nobody has compared yet."""
         with suppress(OSError, ValueError, KeyError, TypeError):
             refused = json.loads((self.folder / VERDICT).read_bytes())["refused"]
+            if cache_may_change():
+                with suppress(OSError):  # last used
+                    os.utime(self.folder / VERDICT)
             return refused if isinstance(refused, str) else None
         return None
 
     def note(self, refused: str) -> None:
         """Remember a verdict, where the cache can be written to."""
         with suppress(OSError):
-            write_whole(self.folder / VERDICT, json.dumps({"refused": refused}).encode())
+            check_cache_may_change(self.folder)
+            write_whole(self.folder / VERDICT, json.dumps({"refused": refused, "network": self._network}).encode())
 
     def graph(self, network: nn.Module, preprocess: Preprocess, *, anew: bool = False) -> openvino.Model:
         """The converted network, from the cache if it is there.
@@ -157,8 +163,12 @@ class Place:
         Raises:
             DisagreesError: It cannot be converted.
         """
+        if not cache_may_change() and not anew and (self.folder / GRAPH).exists():
+            with suppress(RuntimeError):  # a damaged file is made again below
+                return _read(self.folder)
         try:
-            with locked(self.folder / "lock"):
+            check_cache_may_change(self.folder)
+            with locked(self.folder / LOCK):
                 if not anew and (self.folder / GRAPH).exists():
                     with suppress(RuntimeError):  # a damaged file is written again
                         return _read(self.folder)
