@@ -50,7 +50,6 @@ from acclimate.networks.backbone import weights_fingerprint
 from acclimate.networks.backbones import load_backbone
 from acclimate.progress import Meter
 from acclimate.runs import fit, prepare
-from acclimate.runs.task import Task
 from acclimate.screen import Screen
 from acclimate.settings import Recipe, Settings
 from speed import processor_name, put_out
@@ -179,8 +178,9 @@ def fill(case: Case, folder: Path) -> None:
         write_whole(cache_folder() / "broken" / f"{domain.fingerprint()}.json", b"[]")
     made = settings(case, folder, steps=1)
     backbone = load_backbone(made.backbone, weights=Path(made.weights) if made.weights else None)
-    task = Task(source, target)
-    model = Model(prepare.resolve(made, registry.find(made.method), task, backbone, torch.device("cpu")), backbone)
+    domains, device = (source.domain, target), torch.device("cpu")
+    spec = prepare.resolve(made, registry.find(made.method), source.classes, domains, backbone, device)
+    model = Model(spec, backbone)
     assert model.frozen is not None
     content = Content(
         backbone=made.backbone,

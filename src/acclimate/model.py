@@ -51,6 +51,7 @@ from acclimate.outputs import DESCRIPTION, WEIGHTS, check_output
 from acclimate.outside import Origin, shown
 from acclimate.progress import Track, silent
 from acclimate.schema import CHECKSUM, checksum
+from acclimate.shard import Shard
 from acclimate.tensors import write_tensors
 
 Images: TypeAlias = ImageInHand | Iterable[ImageInHand]
@@ -181,6 +182,7 @@ class Model:
         augment: Augment = "none",
         images: KeepImages = "auto",
         broken: BrokenImages | None = None,
+        shard: Shard | None = None,
         track: Track = silent,
     ) -> Inputs:
         """What the method's batches of a domain are drawn from: cached features, or the images themselves.
@@ -191,6 +193,7 @@ class Model:
             augment: The random views to train on, where they are not.
             images: Where resized images are kept, where no features are cached; see `image_inputs`.
             broken: Knows or notes which images of the domain cannot be read; they are left out. None refuses them.
+            shard: The part of an extraction that the domain is; see `cache.features.features`.
             track: Shows the progress of the extraction.
         """
         self.check(domain)
@@ -223,7 +226,7 @@ class Model:
         def network() -> nn.Module | OfPixels:
             return self._engine(sample) if in_engine else self._extractor
 
-        return features(network, domain, content, device=self.device, broken=broken, track=track)
+        return features(network, domain, content, device=self.device, broken=broken, shard=shard, track=track)
 
     def _uses_engine(self, sample: Callable[[], Pixels]) -> bool:
         """Whether OpenVINO runs the frozen part: if the model was made for it, and nothing speaks against it.

@@ -465,6 +465,11 @@ SETTINGS: Mapping[str, Declared] = {**declarations(Settings), **RECIPE}
 OF_A_ROW: Mapping[str, Declared] = {name: one for name, one in SETTINGS.items() if one.setting.in_grid}
 """The settings that a grid may set for a row; the others are those of a task, or the grid's own."""
 
+_FEATURES = ("backbone", "weights", "tune", "resize", "augment", "device", "precision", "cache_precision", "extractor")
+
+OF_FEATURES: Mapping[str, Declared] = {name: SETTINGS[name] for name in ("method", *_FEATURES)}
+"""The settings that frozen features depend on; of the method, whether it needs vectors or maps."""
+
 OF_AN_ESTIMATOR: Mapping[str, Declared] = {name: one for name, one in SETTINGS.items() if one.setting.in_estimator}
 """The settings that are parameters of the estimator."""
 

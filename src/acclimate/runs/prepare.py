@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ import torch
 from acclimate.choices import Augment, Extractor, KeepImages, Tune, View
 from acclimate.data.batches import Pair
 from acclimate.data.broken import BrokenImages
-from acclimate.data.domain import LabelledDomain
+from acclimate.data.domain import Domain, LabelledDomain
 from acclimate.data.inputs import ImageInputs, Inputs, SelectedInputs
 from acclimate.data.preprocess import Preprocess
 from acclimate.errors import OptionError
@@ -72,11 +73,12 @@ def prepare(settings: Settings, task: Task, device: torch.device, track: Track) 
         weights = Path(settings.weights) if settings.weights else None
         backbone = load_backbone(settings.backbone, weights=weights)
     found = registry.find(settings.method)
-    spec = resolve(settings, found, task, backbone, device)
+    domains = [broken.domain for broken in task.broken.values()]
+    spec = resolve(settings, found, task.source.classes, domains, backbone, device)
     seed_random_numbers(settings.seed, device)
     model = Model(spec, backbone, device, method=found.method)
-    augment = _augment(settings, spec.tune, backbone)
-    views: tuple[View, ...] = ("plain", "flip") if augment == "flip" else ("plain",)
+    augment = augment_of(settings, spec.tune, backbone)
+    views = views_of(augment)
     inputs = {
         name: _read(model, broken, views, augment, settings.keep_images, track) for name, broken in task.broken.items()
     }
@@ -126,14 +128,27 @@ def _read(
 
 
 def resolve(
-    settings: Settings, method: Found, task: Task, backbone: Backbone | None, device: torch.device
+    settings: Settings,
+    method: Found,
+    classes: tuple[str, ...],
+    domains: Sequence[Domain],
+    backbone: Backbone | None,
+    device: torch.device,
 ) -> ModelSpec:
     """The spec of the model, every "auto" decided.
+
+    Args:
+        settings: Of the run.
+        method: The method that they name.
+        classes: The names of the source's classes.
+        domains: All data of the run, the source first.
+        backbone: The backbone that they name; None where the data are vectors.
+        device: Where it runs.
 
     Raises:
         OptionError: The settings do not fit the backbone or the data.
     """
-    items = task.source.domain.items
+    items = domains[0].items
     scratch = backbone is not None and not backbone.pretrained
     tune: Tune
     if settings.tune != "auto":
@@ -158,7 +173,7 @@ def resolve(
     return ModelSpec(
         method=method.name,
         options=dict(settings.options),
-        classes=task.source.classes,
+        classes=classes,
         backbone=backbone.name if backbone is not None else None,
         vector=int(items.shape[1]) if backbone is None and not isinstance(items, tuple) else None,
         tune=tune,
@@ -166,7 +181,7 @@ def resolve(
         preprocess=_preprocess(settings, backbone),
         bf16=bf16 and backbone is not None,
         cache_precision=settings.cache_precision,
-        extractor=_extractor(settings, tune, task, backbone, device),
+        extractor=_extractor(settings, tune, domains, backbone, device),
         origin=method.origin,
         backbone_origin=backbone.origin if backbone is not None else None,
     )
@@ -182,7 +197,7 @@ def _preprocess(settings: Settings, backbone: Backbone | None) -> Preprocess | N
 
 
 def _extractor(
-    settings: Settings, tune: Tune, task: Task, backbone: Backbone | None, device: torch.device
+    settings: Settings, tune: Tune, domains: Sequence[Domain], backbone: Backbone | None, device: torch.device
 ) -> Extractor:
     """What computes features. It depends on no cache, so that the same command ends with the same bits."""
     if settings.extractor == "torch" or backbone is None or tune == "all":
@@ -190,12 +205,16 @@ def _extractor(
     if settings.extractor == "openvino":
         engine.check(device)
         return "openvino"
-    images = sum(len(broken.domain) for broken in task.broken.values())
-    pays = device.type == "cpu" and engine.version() is not None and images >= engine.PAYS
+    pays = device.type == "cpu" and engine.version() is not None and sum(map(len, domains)) >= engine.PAYS
     return "openvino" if pays else "torch"
 
 
-def _augment(settings: Settings, tune: Tune, backbone: Backbone | None) -> Augment:
+def augment_of(settings: Settings, tune: Tune, backbone: Backbone | None) -> Augment:
+    """The random views of a run, decided.
+
+    Raises:
+        OptionError: The data, or what is trained, know no such views.
+    """
     if settings.augment == "auto":
         return "crop+flip" if tune == "all" and backbone is not None and backbone.pretrained else "none"
     if backbone is None and settings.augment != "none":
@@ -205,3 +224,8 @@ def _augment(settings: Settings, tune: Tune, backbone: Backbone | None) -> Augme
             f"Cached features cannot be cropped at random: use --augment flip with --tune {tune}, or --tune all."
         )
     return settings.augment
+
+
+def views_of(augment: Augment) -> tuple[View, ...]:
+    """The views of each image that are cached, where features are."""
+    return ("plain", "flip") if augment == "flip" else ("plain",)
