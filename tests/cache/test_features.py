@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -871,6 +872,18 @@ def test_a_value_that_one_part_cannot_hold_is_heeded_by_all(domain: Domain) -> N
     encoder = Encoder(scale=1e5)
     np.testing.assert_allclose(plain(compute(encoder, domain, half)), 1e5 * fresh(domain)[0], rtol=1e-5)
     assert encoder.images == 3
+
+
+def test_parts_need_no_locks(domain: Domain, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    expected = fresh(domain)[0]
+
+    def refuse(file: object) -> bool:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(locks, "_lock", refuse)
+    in_parts(domain)
+    np.testing.assert_array_equal(plain(compute(Encoder(0), domain)), expected)
+    assert warnings(caplog) == []
 
 
 def test_parts_with_broken_images(photos: list[Path]) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from acclimate.cache.content import Content
+from acclimate.cache.content import Content, part_of
 from acclimate.cache.identity import Identities
 from acclimate.cache.index import find_rows, valid_rows
 from acclimate.cache.note import NOTE, DamagedNoteError, Note, read_note, write_note
@@ -28,7 +28,7 @@ from acclimate.cache.rows import LOCK, Array, RowFiles, delete_all_but_lock
 from acclimate.cache.writer import Writer
 from acclimate.data.domain import Indices
 from acclimate.files import cache_may_change, check_cache_may_change
-from acclimate.locks import locked
+from acclimate.locks import WITHOUT_LOCKS, locked
 
 log = logging.getLogger("acclimate")
 
@@ -100,7 +100,7 @@ class Store:
     def refuse(self, content: Content) -> None:
         """Notes that the precision does not suffice, and deletes the rows."""
         check_cache_may_change(self.folder)
-        with locked(self.lock):
+        with self._held():
             delete_all_but_lock(self.folder)
             write_note(self.folder, Note.of(content, overflow=True))
 
@@ -108,7 +108,7 @@ class Store:
     def writing(self, content: Content) -> Iterator[Writer]:
         """Adds rows; waits until no other process does. Every row before them has been verified."""
         check_cache_may_change(self.folder)
-        with locked(self.lock):
+        with self._held():
             self.check()
             if self.note() is None:
                 write_note(self.folder, Note.of(content))
@@ -118,6 +118,17 @@ class Store:
                     yield writer
                 finally:
                     writer.finish()
+
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """The lock. Where the file system has none, the store of a part goes without: nobody else adds to it."""
+        with ExitStack() as held:
+            try:
+                held.enter_context(locked(self.lock))
+            except OSError as error:
+                if error.errno not in WITHOUT_LOCKS or part_of(self.folder) is None:
+                    raise
+            yield
 
     def check(self) -> None:
         """Verifies the rows where their file is not as it was left, and forgets the damaged ones. Needs the lock."""
