@@ -42,6 +42,8 @@ def state_files(rng: random.Random, folder: Path, share: int) -> Found:
         "consensus": partial(fit_tiny, source, target, "consensus"),
         "bench": partial(bench_tiny, source, target),
     }
+    if share > 1:
+        del commands["consensus"]
     for name, command in commands.items():
         whole = folder / f"{name}, whole"
         command(whole)
@@ -111,7 +113,7 @@ def fit_tiny(source: str, target: str, method: str, out: Path) -> None:
 def bench_tiny(source: str, target: str, out: Path) -> None:
     """Make a bench of one run, or go on with it."""
     data = {"domains": {"s": source, "t": target}, "tasks": ["s-t"]}
-    bench(make_grid({"data": data, "seeds": [0], "settings": SMALL, "row": [{"method": "dann"}]}), out)
+    bench(make_grid({"data": data, "seeds": [0], "settings": SMALL, "row": [{"name": "dann"}]}), out)
 
 
 @contextlib.contextmanager

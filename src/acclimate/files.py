@@ -147,7 +147,10 @@ def read_regular(path: str | Path, most: int = MOST_TEXT) -> bytes:
         OSError: It is no such file, or cannot be read.
     """
     with open_regular(path, most) as file:
-        content = file.read(most + 1)
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1)  # no more, since that much memory is set aside
+        if len(content) > size:
+            content += file.read(most + 1 - len(content))
     if len(content) > most:  # it grew meanwhile, or the system gives no size
         raise OSError(errno.EFBIG, f"it has more than {most:,} bytes", str(path))
     return content

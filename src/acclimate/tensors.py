@@ -45,8 +45,9 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], note: Mapping[str, A
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(note)
+    sealed = json.dumps({"checksum": _checksum(tensors, text), "note": text})
     with replacing(path) as temporary:
-        write_tensors(temporary, tensors, {"note": text, "checksum": str(_checksum(tensors, text))})
+        write_tensors(temporary, tensors, {"acclimate": sealed})  # of several entries the order would be left to chance
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
@@ -60,11 +61,11 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], Any]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
             metadata = file.metadata() or {}
-        text = metadata["note"]
-        if metadata["checksum"] != str(_checksum(tensors, text)):
+        sealed = json.loads(metadata["acclimate"])
+        if sealed["checksum"] != _checksum(tensors, sealed["note"]):
             raise ValueError("its checksum is another")
-        return tensors, json.loads(text)
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        return tensors, json.loads(sealed["note"])
+    except (SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DamagedTensorsError("it was altered") from error
 
 
