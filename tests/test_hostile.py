@@ -8,7 +8,16 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).parents[1] / "measurements" / "hostile.py"
 
-QUICK = ("special files", "image bytes", "settings, options, devices", "grids", "lists", "arrays and weights", "names")
+QUICK = (
+    "special files",
+    "image bytes",
+    "settings, options, devices",
+    "grids",
+    "lists",
+    "arrays and weights",
+    "names",
+    "state files",
+)
 
 
 def test_every_hostile_case_ends_in_a_result_or_a_sentence() -> None:
