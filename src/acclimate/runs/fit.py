@@ -136,11 +136,16 @@ def make(
     delete: Sequence[Path] = (),
     watchable: bool = False,
 ) -> RunRecord:
-    """Make the run of a method; a consensus makes those of its members first. For the arguments see `run` and `fit`."""
+    """Make the run of a method; a consensus makes those of its members first. For the arguments see `run` and `fit`.
+
+    Raises:
+        DataError: `out` holds another run, or the disk is full.
+    """
     teacher = Council(settings, task, out, screen, command, jobs) if settings.method == CONSENSUS else None
-    return run(
-        settings, task, out, screen, command=command, anew=anew, delete=delete, teacher=teacher, watchable=watchable
-    )
+    with writing(out):
+        return run(
+            settings, task, out, screen, command=command, anew=anew, delete=delete, teacher=teacher, watchable=watchable
+        )
 
 
 def _completed(settings: Settings, record: RunRecord, task: Task, out: Path, baseline: Path | None) -> RunRecord:

@@ -348,7 +348,7 @@ def compared(baseline: Path, out: Path) -> Comparison:
     verify(baseline, before, "skipped.csv")
     if read_skipped(baseline / "skipped.csv") != read_skipped(out / "skipped.csv"):
         raise DataError(f"The run in {baseline} could read other images than that in {out}: use --overwrite.")
-    p_before, p_after = predictions_of(baseline).probabilities, predictions_of(out).probabilities
+    p_before, p_after = predictions_of(baseline, before).probabilities, predictions_of(out).probabilities
     return Comparison(method=BASELINE, scores=before.scores, changes=changes(p_before, p_after))
 
 

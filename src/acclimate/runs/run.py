@@ -24,7 +24,7 @@ from acclimate.methods import registry
 from acclimate.methods.base import Method
 from acclimate.parallel import world
 from acclimate.progress import Listener
-from acclimate.runs.directory import RunDirectory, delete_run, writing
+from acclimate.runs.directory import RunDirectory, delete_run
 from acclimate.runs.files import (
     Metrics,
     MetricsLog,
@@ -117,33 +117,6 @@ def run(
         DataError: `out` holds another run.
     """
     folder = RunDirectory(out, identity(settings, task), settings.as_dict())
-    with writing(out):
-        return _run(
-            settings,
-            task,
-            folder,
-            screen,
-            command=command,
-            anew=anew,
-            delete=delete,
-            teacher=teacher,
-            watchable=watchable,
-        )
-
-
-def _run(
-    settings: Settings,
-    task: Task,
-    folder: RunDirectory,
-    screen: Listener,
-    *,
-    command: Sequence[str],
-    anew: bool,
-    delete: Sequence[Path],
-    teacher: Teacher | None,
-    watchable: bool,
-) -> RunRecord:
-    out = folder.path
     finished = folder.finished() if not anew else None
     checkpoint = folder.checkpoint() if not anew and finished is None else None
     before = _Before.read(out, checkpoint, settings.recipe.steps) if checkpoint is not None else None
