@@ -18,7 +18,6 @@ from acclimate.evaluation.scores import DomainErrors
 from acclimate.files import read_regular, write_json
 from acclimate.methods import registry
 from acclimate.outside import shown
-from acclimate.runs.record import read_record
 from acclimate.schema import Checked, UnreadableError
 from acclimate.settings import OF_A_ROW
 
@@ -31,7 +30,8 @@ class Board:
         self.cells = cells
         self.collects = collects  # a part of a grid has no file: another part would write it as well
         self.path = out / "records.jsonl"
-        self.results = {cell.run.folder: result_of(cell.run) for cell in cells}
+        runs = {cell.run.folder: cell.run for cell in cells}  # rows may share one
+        self.results = {folder: result_of(run) for folder, run in runs.items()}
 
     def note(self, wanted: PlannedRun) -> str:
         """Read the result of a run; returns a line on it."""
@@ -97,10 +97,10 @@ class Result(NamedTuple):
 
 def result_of(made: PlannedRun) -> Result:
     """What a run's folder holds of its result."""
-    if not made.finished:
+    record = made.record()
+    if record is None:
         error = _read_failure(made.folder)
         return Result("missing" if error is None else "failed", error, None, {}, {}, None)
-    record = read_record(made.folder / "record.json")
     scores = None
     if record.scores is not None:
         scores = CellScores(

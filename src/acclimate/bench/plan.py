@@ -12,7 +12,7 @@ from acclimate.datasets.catalogue import TaskNames
 from acclimate.errors import DataError
 from acclimate.methods import registry
 from acclimate.runs import task as fit
-from acclimate.runs.record import read_record, verify
+from acclimate.runs.record import RunRecord, read_record, verify
 from acclimate.runs.task import Task, Tasks
 from acclimate.settings import Settings
 
@@ -34,15 +34,19 @@ class PlannedRun(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to do, not even to tidy up after a kill; its weights may be deleted."""
+        """Whether there is nothing left to do; reads all that the run has written."""
+        return self.record() is not None
+
+    def record(self) -> RunRecord | None:
+        """The record, if there is nothing left to do, not even to tidy up after a kill; the weights may be deleted."""
         if (self.folder / "checkpoint").exists():
-            return False
+            return None
         try:
             record = read_record(self.folder / "record.json")
             verify(self.folder, record, *(name for name in record.files if name != "model.safetensors"))
         except DataError:
-            return False
-        return True
+            return None
+        return record
 
     @property
     def content(self) -> str:

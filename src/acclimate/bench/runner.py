@@ -67,7 +67,7 @@ def bench(
     board.write()
     in_order = sorted(cells, key=lambda cell: (grid.seeds.index(cell.seed), grid.tasks.index(cell.task)))
     runs = {cell.run.folder: cell.run for cell in in_order}
-    waiting = [run for run in runs.values() if not run.finished]
+    waiting = [run for run in runs.values() if board.results[run.folder].status != "done"]
     done = len(runs) - len(waiting)
     if done:
         screen.say(f"{done:,} of {len(runs):,} runs are finished already.")
