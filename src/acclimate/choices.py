@@ -65,3 +65,5 @@ IMAGE_SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".ti
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
 
 AVIF_SUFFIXES = (".avif",)
+
+READ_SUFFIXES = IMAGE_SUFFIXES + HEIF_SUFFIXES + AVIF_SUFFIXES  # of images that are read, here or with a plug-in

@@ -12,6 +12,7 @@ import secrets
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
@@ -115,7 +116,7 @@ def open_no_follow(path: Path, mode: str, **options: Any) -> IO[Any]:
     return open(path, mode, opener=opener, **options)
 
 
-def open_regular(path: str | os.PathLike[str], most: int) -> IO[bytes]:
+def open_regular(path: str | os.PathLike[str], most: int) -> BufferedReader:
     """Open a file for reading, but only a regular one of at most so many bytes, whatever links lead to it.
 
     Nothing waits for the other end of a pipe, and no device is read. What is refused is the file that was opened, so
@@ -163,10 +164,7 @@ def digest(path: Path) -> str:
         OSError: It is no such file, or cannot be read.
     """
     with naming(path), open_regular(path, MOST_HASHED) as file:
-        number = hashlib.sha256()
-        while part := file.read(2**20):
-            number.update(part)
-        return number.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def leftovers(path: Path) -> list[Path]:

@@ -24,6 +24,12 @@ M_MMAP_MAX, NO_MAPPINGS = -4, 0
 M_TRIM_THRESHOLD, NEVER = -1, -1
 
 
+def begin_computing() -> None:
+    """What a process does first that computes and belongs to this package: the command's, and its workers'."""
+    keep_freed_memory()
+    silence_pillow()
+
+
 @cache
 def keep_freed_memory() -> bool:
     """Make the C library keep the memory that is freed, where it is glibc; the process does not shrink any more.

@@ -511,9 +511,14 @@ class Model:
                 spec = replace(spec, backbone=network.name, backbone_origin=network.origin)
             elif spec.backbone is not None:
                 network = named_backbone(spec.backbone, pretrained=False)
-            spec = replace(spec, extractor=extractor or spec.extractor)
             device = torch.device(device)
-            spec = replace(spec, method=found.name, origin=found.origin, bf16=spec.bf16 and fast_bf16(device))
+            spec = replace(
+                spec,
+                method=found.name,
+                origin=found.origin,
+                bf16=spec.bf16 and fast_bf16(device),
+                extractor=extractor or spec.extractor,
+            )
             model = cls(spec, network, device, method=found.method)
             model._take(tensors)
             if entries.get("sha256") not in (None, sha256.result()):

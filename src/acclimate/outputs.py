@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from acclimate.choices import AVIF_SUFFIXES, HEIF_SUFFIXES, IMAGE_SUFFIXES
+from acclimate.choices import READ_SUFFIXES
 from acclimate.errors import DataError
 from acclimate.files import open_regular
 
@@ -102,9 +102,7 @@ def check_output(path: Path, kind: Kind, *, inputs: Iterable[str | Path] = (), o
     if _belongs_to_a_run(path, kind):
         raise DataError(f"{path} belongs to the run or to the data: {another}.")
     given = [Path(name) for name in inputs]
-    if path.name.lower().endswith(IMAGE_SUFFIXES + HEIF_SUFFIXES + AVIF_SUFFIXES) and any(
-        _lies_in(path, folder) for folder in given
-    ):
+    if path.name.lower().endswith(READ_SUFFIXES) and any(_lies_in(path, folder) for folder in given):
         raise DataError(f"{path} would be taken for an image of the input: {another}.")
     try:
         found = path.stat()

@@ -92,13 +92,14 @@ def absolute(name: str, folder: Path = Path()) -> str:
 def shown(name: str) -> str:
     """A name as people are shown it: of `path/to/file.py:Name` the name, of a file or a folder its last part."""
     if name.startswith(LOCAL):
-        return LOCAL + _last_part(name.removeprefix(LOCAL))
+        return LOCAL + last_part(name.removeprefix(LOCAL))
     file, attribute = split(name) or (name, name)
-    return attribute or _last_part(file)
+    return attribute or last_part(file)
 
 
-def _last_part(path: str) -> str:
-    return re.split(r"[\\/]", path)[-1]
+def last_part(path: str) -> str:
+    """The last part of a path of any system, which tells what lies there and not where."""
+    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 def file_origin(path: str) -> Origin:

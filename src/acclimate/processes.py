@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from multiprocessing import connection, parent_process, resource_tracker
 from typing import Any
 
+MOST_AT_ONCE = 1024  # processes, or threads of one: more than any machine has, and fewer than bring it down
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 SHOW_CURSOR = b"\x1b[?25h"  # which a progress bar may have hidden

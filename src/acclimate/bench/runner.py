@@ -12,11 +12,10 @@ from acclimate.bench.plan import plan
 from acclimate.bench.records import BenchRecord
 from acclimate.bench.workers import Executor, How, Maker, in_turn, side_by_side, submitted
 from acclimate.errors import OptionError
+from acclimate.processes import MOST_AT_ONCE
 from acclimate.progress import NOBODY, Listener, WarningsOnly
 from acclimate.runs.task import Tasks
 from acclimate.shard import Shard
-
-MOST_AT_ONCE = 1024  # processes, or threads of one: more than any machine has, and fewer than bring it down
 
 
 def bench(

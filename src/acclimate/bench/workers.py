@@ -13,7 +13,7 @@ from acclimate.bench.board import write_failure
 from acclimate.bench.plan import PlannedRun
 from acclimate.errors import AcclimateError, OptionError
 from acclimate.locks import alone
-from acclimate.machine import keep_freed_memory, silence_pillow, torch_threads
+from acclimate.machine import begin_computing, torch_threads
 from acclimate.processes import serve, signals_held
 from acclimate.progress import NOBODY, Listener
 from acclimate.runs import fit
@@ -170,8 +170,7 @@ def _worker(context: Any, how: How) -> tuple[Any, Any]:
 
 def _make(pipe: connection.Connection, how: How) -> None:
     """What a worker does: make the runs that come."""
-    keep_freed_memory()
-    silence_pillow()
+    begin_computing()
     maker = Maker(Tasks(NOBODY), NOBODY, how)  # the bench has told of the data, and tells of the runs
     while True:
         wanted, wait = pipe.recv()

@@ -63,9 +63,13 @@ def stores_folder() -> Path:
 
 def folders_of_stores() -> list[Path]:
     """The folders that are named as stores are, sorted; each may lack the files of one."""
-    root = stores_folder()
+    return folders_named(NAME, stores_folder())
+
+
+def folders_named(pattern: str, root: Path) -> list[Path]:
+    """What lies in a folder of the cache under names of this pattern, sorted, without links."""
     folders = sorted(root.iterdir()) if root.is_dir() else []
-    return [path for path in folders if re.fullmatch(NAME, path.name) and not path.is_symlink()]
+    return [path for path in folders if re.fullmatch(pattern, path.name) and not path.is_symlink()]
 
 
 def part_of(folder: Path) -> str | None:

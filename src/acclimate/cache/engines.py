@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from contextlib import suppress
 from pathlib import Path
 
+from acclimate.cache.content import folders_named
 from acclimate.cache.rows import LOCK
 from acclimate.files import cache_folder, leftovers
 
@@ -20,10 +20,7 @@ def engines_folder() -> Path:
 
 def converted_networks() -> list[Path]:
     """The folders of the converted networks, sorted, and of those that an engine was found not to run."""
-    root = engines_folder()
-    folders = sorted(root.iterdir()) if root.is_dir() else []
-    ours = [path for path in folders if re.fullmatch("[0-9a-f]{64}", path.name) and not path.is_symlink()]
-    return [path for path in ours if files_of_network(path)]
+    return [path for path in folders_named("[0-9a-f]{64}", engines_folder()) if files_of_network(path)]
 
 
 def files_of_network(folder: Path) -> list[Path]:

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from acclimate.screen import Screen
 
 
-MOST_THREADS = 1024  # at a time, and processes
-
 FROM_CHECKPOINT = "the same command, without --overwrite, goes on from the last checkpoint"
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
@@ -162,10 +160,9 @@ def run_command(
     log.addHandler(remarks)
     try:
         if computes:
-            from acclimate.machine import keep_freed_memory, silence_pillow
+            from acclimate.machine import begin_computing
 
-            keep_freed_memory()
-            silence_pillow()
+            begin_computing()
         if several:
             _join(screen, goes_on)
         work(screen)

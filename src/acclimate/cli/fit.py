@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from acclimate.cli.command import FROM_CHECKPOINT, MOST_THREADS, Debug, Json, Quiet, run_command, with_settings
+from acclimate.cli.command import FROM_CHECKPOINT, Debug, Json, Quiet, run_command, with_settings
 from acclimate.errors import AcclimateError, OptionError, brief
 from acclimate.methods import registry
 from acclimate.methods.options import parse_options
+from acclimate.processes import MOST_AT_ONCE
 from acclimate.settings import SETTINGS, Recipe, Settings
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def fit(
         typer.Option(
             help="Members of a consensus to train at a time. Default: one for each core; one on a GPU.",
             min=1,
-            max=MOST_THREADS,
+            max=MOST_AT_ONCE,
             rich_help_panel="Machine",
         ),
     ] = None,
@@ -100,17 +101,20 @@ def fit(
 
 def _domains(given: dict[str, Any], source: str | None, target: str | None) -> dict[str, str]:
     """The source and the target, each named as an argument or by its option."""
-    named = {"source": [given.get("source"), source], "target": [given.get("target"), target]}
-    for name, (by_option, by_place) in named.items():
+    found: dict[str, str] = {}
+    for name, by_place in (("source", source), ("target", target)):
+        by_option = given.get(name)
         if by_option is not None and by_place is not None:
             raise OptionError(
                 f"The {name} is named twice, as {brief(by_place)} and by --{name} {brief(by_option)}: name it once."
             )
-    found = {name: next((spec for spec in specs if spec is not None), None) for name, specs in named.items()}
-    missing = [name for name, spec in found.items() if spec is None]
+        spec = by_option if by_place is None else by_place
+        if spec is not None:
+            found[name] = spec
+    missing = [name for name in ("source", "target") if name not in found]
     if missing:
         raise OptionError(f"There is no {' and no '.join(missing)}: acclimate fit SOURCE TARGET --out DIR.")
-    return {name: spec for name, spec in found.items() if spec is not None}
+    return found
 
 
 def demo(

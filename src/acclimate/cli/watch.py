@@ -44,7 +44,7 @@ def watch(
         if open_ and out is None:
             raise OptionError("--open opens the page: name it with --out.")
         if out is not None:
-            check_output(out, PAGE, inputs=new if isinstance(new, list) else [new])
+            check_output(out, PAGE, inputs=new)
         watched = compare(run, new, screen, device=device, method=method, backbone=backbone)
         _show(screen, watched)
         written = None

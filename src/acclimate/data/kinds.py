@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from PIL import features
 
-from acclimate.choices import AVIF_SUFFIXES, HEIF_SUFFIXES, IMAGE_SUFFIXES
+from acclimate.choices import AVIF_SUFFIXES, HEIF_SUFFIXES, READ_SUFFIXES
 
 UNREAD_SUFFIXES = (  # of cameras, of programs for drawing, and of formats for which Pillow has nothing that is bounded
     *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2"),
@@ -22,17 +22,15 @@ NO_HEIF = "HEIC images need a plug-in: install it with `pip install acclimate[he
 
 NO_AVIF = "AVIF images need Pillow 11.3 or newer with AVIF: install it with `pip install -U pillow`"
 
-_NAMED = IMAGE_SUFFIXES + HEIF_SUFFIXES + AVIF_SUFFIXES
-
 
 def is_image(name: str) -> bool:
     """Whether a file's name ends as that of an image does which is read, here or with a plug-in."""
-    return name.lower().endswith(_NAMED)
+    return name.lower().endswith(READ_SUFFIXES)
 
 
 def looks_like_image(name: str) -> bool:
     """Whether a file's name ends as that of any image does."""
-    return name.lower().endswith(_NAMED + UNREAD_SUFFIXES)
+    return name.lower().endswith(READ_SUFFIXES + UNREAD_SUFFIXES)
 
 
 def unread(name: str) -> str | None:

@@ -14,7 +14,7 @@ from acclimate.data.domain import Domain, Indices, Labels, sorted_classes
 from acclimate.data.sealed import SealedLabels, open_labels
 from acclimate.errors import DataError
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("acclimate")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +73,12 @@ def read_answers(
 
 def _in_the_case_of(classes: Sequence[str], labels: Labels, origin: str) -> Labels:
     """The labels, each as the source writes the class, if no other class and no other label is written alike."""
-    written = Counter(name.casefold() for name in {*labels} if name is not None)
-    alike = Counter(map(str.casefold, classes))
+    names = {name for name in labels if name is not None}
+    written, alike = Counter(map(str.casefold, names)), Counter(map(str.casefold, classes))
     known = {name.casefold(): name for name in classes}
     renamed = {
         name: known[name.casefold()]
-        for name in sorted({name for name in labels if name is not None}.difference(classes))
+        for name in sorted(names.difference(classes))
         if written[name.casefold()] == alike[name.casefold()] == 1
     }
     if not renamed:

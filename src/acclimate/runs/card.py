@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from acclimate.evaluation.scores import interval
 from acclimate.methods import registry
 from acclimate.networks.weights import EMBEDDED
-from acclimate.outside import shown
+from acclimate.outside import last_part, shown
 from acclimate.runs import summary
 from acclimate.runs.record import RunRecord
 
@@ -113,8 +113,9 @@ def _base_model(record: RunRecord) -> str | None:
 
 
 def _place(origin: str) -> str:
-    """The last part of a path, which says what the data were and not where they lie."""
-    return PurePath(origin.replace("\\", "/")).name or "data"
+    """What the data were, and not where they lie."""
+    name = last_part(origin)
+    return "data" if name in ("", ".") else name
 
 
 class _Plain(str):

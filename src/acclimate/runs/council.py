@@ -15,7 +15,7 @@ import numpy as np
 from acclimate.errors import DataError, DivergedError
 from acclimate.evaluation.scores import Probabilities
 from acclimate.locks import alone
-from acclimate.machine import keep_freed_memory, silence_pillow, torch_threads
+from acclimate.machine import begin_computing, torch_threads
 from acclimate.methods.options import describe
 from acclimate.methods.registry import BASELINE
 from acclimate.model import Model
@@ -278,8 +278,7 @@ def _made_elsewhere(member: Member, expected: str, out: Path, command: Sequence[
     Raises:
         DataError: The data have changed meanwhile.
     """
-    keep_freed_memory()
-    silence_pillow()
+    begin_computing()
     task = _tasks.of(member.settings)
     if identity(member.settings, task) != expected:
         raise DataError("The data have changed since the run began: begin it again.")

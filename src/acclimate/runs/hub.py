@@ -15,7 +15,7 @@ from typing import Any
 from acclimate.errors import DataError, OptionError
 from acclimate.files import as_json_text
 from acclimate.model import ModelSpec, check_weights
-from acclimate.outside import LOCAL
+from acclimate.outside import LOCAL, last_part
 from acclimate.runs.card import card
 from acclimate.runs.record import RunRecord, read_record
 from acclimate.runs.reference import FILE as REFERENCE
@@ -113,9 +113,7 @@ def _public_spec(run: Path) -> Any:
     spec = ModelSpec.from_json(entry)
     if spec.backbone is not None and spec.backbone.startswith(LOCAL):
         raise DataError(f"The backbone of {run} is a folder of this machine, which nobody else has: it stays here.")
-    return _checked(
-        {**entry, "method": _last_part(spec.method), "backbone": spec.backbone and _last_part(spec.backbone)}
-    )
+    return _checked({**entry, "method": last_part(spec.method), "backbone": spec.backbone and last_part(spec.backbone)})
 
 
 def public_record(record: RunRecord) -> Any:
@@ -150,12 +148,8 @@ def _without(paths: list[str], value: Any) -> Any:
     if not isinstance(value, str):
         return value
     for path in paths:
-        value = value.replace(path, ",".join(_last_part(part) for part in path.split(",")))
+        value = value.replace(path, ",".join(last_part(part) for part in path.split(",")))
     return value
-
-
-def _last_part(path: str) -> str:
-    return re.split(r"[\\/]", path.rstrip("\\/"))[-1]
 
 
 @contextmanager

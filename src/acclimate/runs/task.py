@@ -15,6 +15,7 @@ from acclimate.data.domain import Domain, LabelledDomain, check_pair
 from acclimate.data.read import read_sealed, read_source
 from acclimate.errors import DataError, OptionError
 from acclimate.evaluation.answers import Answers, read_answers
+from acclimate.files import digest
 from acclimate.methods import registry
 from acclimate.networks import backbones
 from acclimate.progress import Listener
@@ -129,17 +130,12 @@ def identity(settings: Settings, task: Task) -> str:
     code = code_of(settings)
     parts = {
         "settings": comparable(settings.as_dict()),
-        "weights": _digest(weights) if weights and weights.is_file() else None,
+        "weights": digest(weights) if weights and weights.is_file() else None,
         "version": acclimate.__version__,
         **({"code": code} if code else {}),
         **task.identity,
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def code_of(settings: Settings) -> dict[str, dict[str, str]]:
