@@ -20,39 +20,18 @@ from acclimate.bench import runner
 from acclimate.bench.grid import Grid, make_grid, read_grid
 from acclimate.bench.plan import PlannedRun
 from acclimate.errors import OptionError
-from tiny import acclimate, refused, succeeds, vectors
-
-GRID = """
-seeds = [0, 1]
-
-[data]
-tasks = ["S-T"]
-
-[data.domains]
-S = "source.npz"
-T = "target.npz"
-
-[settings]
-steps = 4
-batch_size = 6
-bottleneck = 8
-
-[[row]]
-name = "source-only"
-
-[[row]]
-name = "CDAN+E"
-options = { trade_off = 0.5 }
-"""
+from benches import GRID, written
+from tiny import acclimate, refused, succeeds
 
 
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("grid")
-    vectors(folder / "source.npz")
-    vectors(folder / "target.npz", shift=0.5)
-    (folder / "grid.toml").write_text(GRID, encoding="utf-8")
-    return folder / "grid.toml"
+    """The small grid, with an option that is true or false, as the commands that are listed have to write it."""
+    file = written(tmp_path_factory.mktemp("grid"))
+    text = GRID.replace('method = "dann"\noptions = {', 'method = "cdan"\noptions = { entropy = true,')
+    assert text != GRID
+    file.write_text(text, encoding="utf-8")
+    return file
 
 
 @pytest.fixture(scope="module")

@@ -22,35 +22,10 @@ from acclimate.methods import registry
 from acclimate.runs import run as experiment
 from acclimate.screen import Screen
 from acclimate.settings import Settings
+from benches import GRID, written
 from standins import make
-from tiny import acclimate, refused, succeeds, vectors
+from tiny import acclimate, refused, succeeds
 
-GRID = """
-seeds = [0, 1]
-
-[data]
-tasks = ["S-T"]
-
-[data.domains]
-S = "source.npz"
-T = "target.npz"
-
-[settings]
-steps = 6
-batch_size = 6
-bottleneck = 8
-lr = 1
-
-[[row]]
-name = "source-only"
-
-[[row]]
-name = "ours"
-method = "dann"
-options = { trade_off = 0.5 }
-settings = { steps = 8 }
-baseline = "source-only"
-"""
 QUIET = Screen(quiet=True)
 HOW = workers.How(threads=1, command=("bench", "grid.toml"), keep_models=False)
 
@@ -58,11 +33,7 @@ HOW = workers.How(threads=1, command=("bench", "grid.toml"), keep_models=False)
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two rows, one task, two seeds: a grid.toml beside its source.npz and target.npz."""
-    folder = tmp_path_factory.mktemp("grid")
-    vectors(folder / "source.npz")
-    vectors(folder / "target.npz", shift=0.5)
-    (folder / "grid.toml").write_text(GRID, encoding="utf-8")
-    return folder / "grid.toml"
+    return written(tmp_path_factory.mktemp("grid"))
 
 
 @pytest.fixture(scope="module")
